@@ -1,0 +1,1 @@
+"""Studies: which question is asked and what may vary, as data."""

@@ -1,0 +1,45 @@
+"""What a study optimises: a row an objective; direction, unit and reference flow from here everywhere.
+
+`top1`  share of clips with the right label, 0..1; a guess reaches 1 / classes.
+`gmacs` 1e9 multiply-accumulates of one view (1 MAC = 2 FLOPs), selection and embedding included, mean
+        over the evaluated clips; the dense model of the study's host is the reference.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """One axis of the front."""
+
+    name: str
+    """Key in `values`."""
+    metric: str
+    """Key among the metrics of an evaluate stage and in MLflow."""
+    direction: Literal["max", "min"]
+    unit: str
+    reference: Literal["chance", "dense"]
+    """The worst corner of the box: a guess (1 / classes), or the dense model's own value."""
+    ideal: float
+    """The best corner of the box."""
+
+
+TOP1 = Objective(
+    name="top1",
+    metric="val/top1",
+    direction="max",
+    unit="fraction",
+    reference="chance",
+    ideal=1.0,
+)
+GMACS = Objective(
+    name="gmacs",
+    metric="cost/gmacs",
+    direction="min",
+    unit="1e9 MACs",
+    reference="dense",
+    ideal=0.0,
+)

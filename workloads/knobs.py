@@ -1,0 +1,92 @@
+"""Knobs: what may vary in a frozen Config, and the key of a Config.
+
+A field of a Config that a search may turn carries its range as an annotation, next to its meaning:
+
+    tau: Annotated[float, Float(0.01, 0.5, log=True)] = 0.1
+
+Whatever changes a number is in a Config, and every Config has one canonical form, so that equal work
+has equal keys and is done once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+STAGES = ("pretrain", "finetune", "evaluate")
+
+
+@dataclass(frozen=True)
+class Float:
+    """A real knob in [low, high]; `log` where ratios matter, not differences."""
+
+    low: float
+    high: float
+    log: bool = False
+    stage: str = "evaluate"
+    """The earliest stage that reads the knob: a knob of `evaluate` needs no training of its own."""
+
+
+@dataclass(frozen=True)
+class Int:
+    """A whole knob in low, low + step, ..., high."""
+
+    low: int
+    high: int
+    step: int = 1
+    stage: str = "evaluate"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A knob with a few named values."""
+
+    options: tuple[str | int | float | bool, ...]
+    stage: str = "evaluate"
+
+
+Knob = Float | Int | Choice
+
+
+def knobs_of(config_class: type) -> dict[str, Knob]:
+    """Return the knobs of a Config class by field name."""
+    hints = get_type_hints(config_class, include_extras=True)
+    return {
+        name: knob
+        for name, hint in hints.items()
+        if get_origin(hint) is Annotated
+        for knob in get_args(hint)[1:]
+        if isinstance(knob, Float | Int | Choice)
+    }
+
+
+def type_name(config_class: type) -> str:
+    """Return the full name of a Config class: two methods may both call theirs `Config`."""
+    return f"{config_class.__module__}.{config_class.__qualname__}"
+
+
+def canonical(value: Any) -> Any:  # Any: a Config field may hold whatever JSON can
+    """Return `value` as JSON types; a dataclass becomes a dict that names its type.
+
+    Raises:
+        TypeError: something without one obvious JSON form, which would make keys ambiguous.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: canonical(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"type": type_name(type(value)), **fields}
+    if isinstance(value, tuple | list):
+        return [canonical(item) for item in value]
+    if isinstance(value, dict):
+        return {str(name): canonical(item) for name, item in value.items()}
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    raise TypeError(f"{value!r} of type {type(value).__name__} has no canonical form")
+
+
+def key_of(value: Any) -> str:  # Any: as in canonical
+    """Return the sha256 (64 hex digits) of the canonical form: equal configs, equal keys."""
+    text = json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

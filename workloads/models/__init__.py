@@ -1,0 +1,1 @@
+"""Host models: what differs between one video transformer and the next."""
