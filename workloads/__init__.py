@@ -1,1 +1,1 @@
-"""Torch and pixels, one process: models, token reducers, data and the loops of a stage (no Ray here)."""
+"""Torch and pixels, one process: models, token reducers, data, the loops of a stage."""

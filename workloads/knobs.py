@@ -4,8 +4,8 @@ A field of a Config that a search may turn carries its range as an annotation, n
 
     tau: Annotated[float, Float(0.01, 0.5, log=True)] = 0.1
 
-Whatever changes a number is in a Config, and every Config has one canonical form, so that equal work
-has equal keys and is done once.
+Whatever changes a number is in a Config, and every Config has one canonical form, so that equal
+work has equal keys and is done once.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Mistake(ValueError):
+class Mistake(ValueError):  # noqa: N818 - the user's, not an error of ours
     """Bad input. Printed without a traceback, exit code 2; nothing is lost.
 
     Args:

@@ -1,0 +1,170 @@
+"""Measure a trained model under a chain: accuracy, tokens and MACs, clip by clip.
+
+The loop of the `evaluate` stage. Everything later (paired comparisons, intervals, agreement) is
+made from the table it leaves, without running anything again.
+
+Legend: B clips, K classes, V views, C T H W video.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from workloads import augment, clips, cost, metrics
+from workloads.clips import ClipSet, seed_of, view_start
+from workloads.mistakes import Mistake
+from workloads.models import videomae
+from workloads.reducers import base
+from workloads.stage import Inputs, Report, Result, rank_and_world
+from workloads.vit import VideoTransformer
+
+REVISION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that decides the measurement."""
+
+    clip: clips.Config
+    """What the model sees of a video; frames and size may differ from training."""
+    reducers: tuple[base.Config, ...] = ()
+    """Chain to evaluate under; () is dense."""
+    split: Literal["val", "test"] = "val"
+    """The search selects on val; test is for confirmation alone."""
+    views: int = 1
+    """Clips of a video whose predictions are averaged; cost is that of one."""
+    batch: int = 32
+    """Clips at once."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of matrix products."""
+    seed: int = 0
+    """Of random reducers."""
+
+    def __post_init__(self) -> None:
+        if self.views < 1 or self.batch < 1:
+            raise Mistake(f"evaluate: views={self.views}, batch={self.batch} must be 1 or more")
+
+
+@torch.inference_mode()
+def run(config: Config, clip_set: ClipSet, inputs: Inputs, report: Report) -> Result:
+    """Evaluate every clip of a split and return metrics and a table with a row a clip.
+
+    Args:
+        config: what to measure.
+        clip_set: clips and their labels.
+        inputs: `weights`, a finished training.
+        report: hears of each batch.
+    """
+    source = inputs["weights"]
+    num_classes = len(clip_set.classes)
+    model = _load(source.weights, source.config, num_classes, clip_set.device)
+    ids = clip_set.splits[config.split]
+    rank, world = rank_and_world()
+    mine, rows = ids[rank::world], []
+    for part in _batches(mine, config.batch):
+        rows.append(_measure(model, source.config.model, config, clip_set, part))
+        done = sum(len(row["clip"]) for row in rows)
+        report.step(done, len(mine), lambda: {})
+    columns = _gather(rows, world)
+    place = np.argsort(columns["clip"], kind="stable")
+    columns = {name: values[place] for name, values in columns.items()}
+    return Result(None, _summary(columns, config.split), _table(columns, clip_set))
+
+
+@lru_cache(maxsize=1)  # a search evaluates one checkpoint many times in a row
+def _load(
+    weights: Path, config: Any, num_classes: int, device: torch.device
+) -> VideoTransformer:  # Any: the config of whatever stage trained the weights
+    model: VideoTransformer = config.model.build(num_classes, config.reducers)
+    model.load_state_dict(load_file(weights))
+    return model.to(device).eval()
+
+
+def _batches(ids: Sequence[int], batch: int) -> Iterator[Sequence[int]]:
+    for start in range(0, len(ids), batch):
+        yield ids[start : start + batch]
+
+
+Columns = dict[str, np.ndarray]
+
+
+def _measure(
+    model: VideoTransformer,
+    host: videomae.Config,
+    config: Config,
+    clip_set: ClipSet,
+    ids: Sequence[int],
+) -> Columns:
+    logits_VBK, tokens_VB, macs_VB = [], [], []
+    for view in range(config.views):
+        starts = [view_start(view, config.views)] * len(ids)
+        pixels = augment.normalise(clip_set.load(ids, config.clip, starts), host.mean, host.std)
+        seeds = [seed_of(config.seed, view, clip_id) for clip_id in ids]
+        half = config.precision == "bfloat16"
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=half):
+            logits_BK, trace = model.traced(pixels, config.reducers, seeds=seeds)
+        logits_VBK.append(logits_BK.float())
+        tokens_VB.append(cost.tokens_by_clip(trace))
+        macs_VB.append(list(cost.macs_by_clip(model, trace).values()))
+    macs_PB = np.mean(macs_VB, axis=0)
+    return {
+        "clip": np.array(ids),
+        "label": np.array([clip_set.labels[i] for i in ids]),
+        "logits": _average(torch.stack(logits_VBK)).cpu().numpy(),
+        "tokens": np.mean(tokens_VB, axis=0),
+        "macs": macs_PB.T,
+    }
+
+
+def _average(logits_VBK: Tensor) -> Tensor:
+    """Average views as probabilities, and leave the logits of a single view as they are."""
+    if len(logits_VBK) == 1:
+        return logits_VBK[0]
+    return logits_VBK.softmax(dim=-1).mean(dim=0).log()
+
+
+def _gather(rows: list[Columns], world: int) -> Columns:
+    if world > 1:
+        parts: list[list[Columns]] = [[] for _ in range(world)]
+        dist.all_gather_object(parts, rows)
+        rows = [row for part in parts for row in part]
+    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+
+def _summary(columns: Columns, split: str) -> dict[str, float]:
+    logits_BK, label_B = torch.from_numpy(columns["logits"]), torch.from_numpy(columns["label"])
+    macs_BP = columns["macs"]
+    parts = dict(zip(cost.PARTS, macs_BP.mean(axis=0) / 1e9, strict=True))
+    return {
+        f"{split}/top1": metrics.top_k(logits_BK, label_B),
+        f"{split}/top5": metrics.top_k(logits_BK, label_B, k=5),
+        f"{split}/mean_class": metrics.mean_class(logits_BK, label_B),
+        f"{split}/loss": float(F.cross_entropy(logits_BK, label_B)),
+        "cost/gmacs": float(macs_BP.sum(axis=1).mean() / 1e9),
+        "cost/tokens": float(columns["tokens"].mean()),
+        **{f"cost/{part}_gmacs": float(value) for part, value in parts.items()},
+    }
+
+
+def _table(columns: Columns, clip_set: ClipSet) -> pa.Table:
+    return pa.table(
+        {
+            "clip": [clip_set.names[i] for i in columns["clip"]],
+            "label": columns["label"],
+            "logits": list(columns["logits"]),
+            "tokens": columns["tokens"],
+            "gmacs": columns["macs"].sum(axis=1) / 1e9,
+        }
+    )

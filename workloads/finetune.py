@@ -1,0 +1,143 @@
+"""Train a model to classify clips: the plain loop of the `finetune` stage.
+
+Every number depends on the config and the clips alone: step k sees the clips that the order gives
+it, each augmented by its own generator, so a stage that was killed goes on at the clip where it was
+and ends with the same bits. On several ranks the batch is split and gradients are averaged (DDP),
+which changes sums by rounding only.
+
+Legend: B clips, K classes, C T H W video.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from workloads import augment, clips, optim
+from workloads.clips import ClipSet, Order, seed_of
+from workloads.mistakes import Mistake
+from workloads.models import videomae
+from workloads.reducers import base
+from workloads.stage import Inputs, Report, Result, State, rank_and_world
+from workloads.vit import VideoTransformer
+
+REVISION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that decides the trained weights."""
+
+    model: videomae.Config
+    """The host, trained from random weights."""
+    clip: clips.Config
+    """What it sees of a video."""
+    reducers: tuple[base.Config, ...] = ()
+    """Chain to train with; () is dense."""
+    augment: augment.Config = field(default_factory=augment.Config)
+    optim: optim.Config = field(default_factory=optim.Config)
+    steps: int = 1000
+    """Batches to train on."""
+    batch: int = 32
+    """Clips of a step, over all ranks."""
+    label_smoothing: float = 0.0
+    """Share of the target that is spread over all classes."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of matrix products; weights stay float32."""
+    seed: int = 0
+    """Of weights, order, augmentation and random reducers."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1:
+            raise Mistake(f"finetune: steps={self.steps}, batch={self.batch} must be 1 or more")
+
+
+def run(config: Config, clip_set: ClipSet, inputs: Inputs, report: Report) -> Result:
+    """Train for `config.steps` steps and return the weights.
+
+    Args:
+        config: what to train.
+        clip_set: its `train` split is read.
+        inputs: none.
+        report: gets the loss and the state after each step.
+    """
+    model = config.model.build(len(clip_set.classes), config.reducers, config.seed)
+    model.to(clip_set.device).train()
+    trainer = _Trainer(config, clip_set, model)
+    trainer.restore(report.resume())
+    while trainer.done < config.steps:
+        trainer.step()
+        report.step(trainer.done, config.steps, trainer.metrics, trainer.state)
+    weights = {name: weight.cpu().contiguous() for name, weight in model.state_dict().items()}
+    return Result(weights, {"train/loss": float(trainer.loss), "train/steps": config.steps}, None)
+
+
+class _Trainer:
+    """The moving parts of a training: model, optimiser, position, smoothed loss."""
+
+    def __init__(self, config: Config, clip_set: ClipSet, model: VideoTransformer) -> None:
+        self.config, self.clip_set, self.model = config, clip_set, model
+        self.rank, self.world = rank_and_world()
+        if config.batch % self.world:
+            raise Mistake(
+                f"batch={config.batch} must be a multiple of the ranks ({self.world})",
+                "choose other --ranks, or another batch in the study",
+            )
+        self.order = Order(clip_set.splits["train"], config.batch, config.seed)
+        self.optimizer = optim.build(model, config.optim)
+        self.forward: nn.Module = DistributedDataParallel(model) if self.world > 1 else model
+        self.done = 0
+        self.loss = torch.zeros((), device=clip_set.device)
+
+    def step(self) -> None:
+        """Take the next batch."""
+        places = self.order.at(self.done, self.rank, self.world)
+        seeds = [seed_of(self.config.seed, epoch, clip_id) for epoch, clip_id in places]
+        clip_BCTHW, target_BK = self._batch([clip_id for _, clip_id in places], seeds)
+        half = self.config.precision == "bfloat16"
+        with torch.autocast(clip_BCTHW.device.type, torch.bfloat16, enabled=half):
+            logits_BK = self.forward(clip_BCTHW, seeds=seeds)
+        loss = F.cross_entropy(
+            logits_BK.float(), target_BK, label_smoothing=self.config.label_smoothing
+        )
+        loss.backward()
+        lr = optim.rate(self.done, self.config.steps, self.config.optim)
+        optim.step(self.model, self.optimizer, lr, self.config.optim.max_norm)
+        self.loss = torch.lerp(loss.detach(), self.loss, 0.95 if self.done else 0.0)
+        self.done += 1
+
+    def _batch(self, ids: list[int], seeds: list[int]) -> tuple[Tensor, Tensor]:
+        rngs = [np.random.default_rng(seed) for seed in seeds]
+        starts = [rng.random() for rng in rngs]
+        clip_BCTHW = self.clip_set.load(ids, self.config.clip, starts)
+        model = self.config.model
+        target_BK = F.one_hot(self.clip_set.labels_of(ids), len(self.clip_set.classes)).float()
+        pixels_BCTHW = augment.normalise(clip_BCTHW, model.mean, model.std)
+        return augment.augment(pixels_BCTHW, target_BK, self.config.augment, rngs)
+
+    def metrics(self) -> dict[str, float]:
+        """Return the smoothed loss."""
+        return {"train/loss": float(self.loss)}
+
+    def state(self) -> State:
+        """Return what a later `restore` needs to go on with the next step."""
+        return {
+            "done": self.done,
+            "loss": self.loss,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def restore(self, state: State | None) -> None:
+        """Go on from a state; from the start without one."""
+        if state is None:
+            return
+        self.done, self.loss = state["done"], state["loss"].to(self.clip_set.device)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])

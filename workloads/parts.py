@@ -1,0 +1,117 @@
+"""Parts that hosts are put together from: embedding, positions, pools.
+
+Legend: B clips, N packed tokens, L cells of a grid, D width, C T H W video.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from workloads.tokens import Grid, Tokens, cells, sum_by_clip
+
+REVISION = 1
+
+
+def sincos_1d(num: int, dim: int) -> Tensor:
+    """Return VideoMAE's table over flat positions, (num, dim): sin on even, cos on odd channels."""
+    channel = torch.arange(dim, dtype=torch.float64)
+    wave = 10000 ** ((channel - channel % 2) / dim)
+    angle = torch.arange(num, dtype=torch.float64)[:, None] / wave
+    angle[:, 0::2], angle[:, 1::2] = angle[:, 0::2].sin(), angle[:, 1::2].cos()
+    return angle.float()
+
+
+def sincos_3d(grid: Grid, dim: int) -> Tensor:
+    """Return a separable table, (L, dim): a share of the channels for each of t, y, x."""
+    even = dim // 6 * 2
+    widths = (dim - 2 * even, even, even)
+    axes = [sincos_1d(n, width) for n, width in zip(grid, widths, strict=True)]
+    place_L3 = cells(grid, 1, torch.device("cpu"))
+    return torch.cat([axis[place_L3[:, i]] for i, axis in enumerate(axes)], dim=1)
+
+
+class Positions(nn.Module):
+    """A fixed table of positions on the trained grid, interpolated to any other grid."""
+
+    def __init__(self, table_LD: Tensor, grid: Grid) -> None:
+        super().__init__()
+        self.grid = grid
+        self.register_buffer("table", table_LD, persistent=False)
+
+    def on(self, grid: Grid) -> Tensor:
+        """Return the table for a grid, (L, D)."""
+        table_LD = self.get_buffer("table")
+        if grid == self.grid:
+            return table_LD
+        table_1DTHW = table_LD.view(*self.grid, -1).permute(3, 0, 1, 2)[None]
+        other = F.interpolate(table_1DTHW, size=grid, mode="trilinear")
+        return other[0].flatten(1).T
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """Return the row of each token's cell, (N, D)."""
+        _, rows, columns = tokens.grid
+        t, y, x = tokens.coord_N3.unbind(dim=1)
+        return self.on(tokens.grid)[(t * rows + y) * columns + x]
+
+
+class PatchEmbed(nn.Module):
+    """A linear map of each tubelet; only the chosen ones are read and embedded."""
+
+    def __init__(self, tubelet: int, patch: int, dim: int, channels: int = 3) -> None:
+        super().__init__()
+        # A convolution for its weight layout, the one that checkpoints have; applied as a product.
+        size = (tubelet, patch, patch)
+        self.proj = nn.Conv3d(channels, dim, kernel_size=size, stride=size)
+
+    def forward(self, clip_BCTHW: Tensor, grid: Grid, index_N: Tensor | None) -> Tensor:
+        """Return embedded tubelets (N, D): all, or those at flat positions over the batch."""
+        pixels_NP = self.tubelets(clip_BCTHW, grid, index_N).flatten(1)
+        weight_DP = self.proj.weight.flatten(1)
+        return F.linear(pixels_NP.to(weight_DP.dtype), weight_DP, self.proj.bias)
+
+    def tubelets(self, clip_BCTHW: Tensor, grid: Grid, index_N: Tensor | None) -> Tensor:
+        """Return the pixels of tubelets, (N, C, tubelet, patch, patch)."""
+        batch, channels = clip_BCTHW.shape[:2]
+        frames, height, width = self.proj.kernel_size
+        (t, y, x), shape = grid, (batch, channels, grid[0], frames, grid[1], height, grid[2], width)
+        view = clip_BCTHW.reshape(shape).permute(0, 2, 4, 6, 1, 3, 5, 7)
+        if index_N is None:
+            return view.reshape(-1, channels, frames, height, width)
+        return view[torch.unravel_index(index_N, (batch, t, y, x))]
+
+
+class MeanPool(nn.Module):
+    """Mean over the tokens of a clip, then a norm; `by_size` counts the cells of a token."""
+
+    def __init__(self, dim: int, norm_eps: float, by_size: bool = False) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, norm_eps)
+        self.by_size = by_size
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        weight_N1 = (tokens.size_N if self.by_size else torch.ones_like(tokens.size_N))[:, None]
+        weight_N1 = weight_N1.to(tokens.x_ND.dtype)
+        total_BD = sum_by_clip(tokens.x_ND * weight_N1, tokens)
+        return self.norm(total_BD / sum_by_clip(weight_N1, tokens))
+
+
+class AttentionPool(nn.Module):
+    """A norm, one learned score a token, and the softmax-weighted sum over the tokens of a clip."""
+
+    SHARPNESS = 3.0  # small models find the few moving tokens sooner with a steeper softmax
+
+    def __init__(self, dim: int, norm_eps: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, norm_eps)
+        self.score = nn.Linear(dim, 1)
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        x_ND = self.norm(tokens.x_ND)
+        score_N1 = self.SHARPNESS * self.score(x_ND).float()
+        # Scores share a bound (normed inputs), so one shift for the batch is enough against
+        # overflow.
+        weight_N1 = (score_N1 - score_N1.detach().max()).exp()
+        total_BD = sum_by_clip(x_ND * weight_N1.to(x_ND.dtype), tokens)
+        return total_BD / sum_by_clip(weight_N1, tokens).to(x_ND.dtype)

@@ -1,0 +1,226 @@
+"""The one class to inherit from, and the chain: what a model does with its tokens, as a value.
+
+A reducer overrides a hook or two of `Reducer`; the others are the identity. A `Chain` is built from
+Configs, checked in execution order against its host, cheap, and passed in: one loaded checkpoint is
+evaluated under hundreds of chains.
+
+Legend: B clips, L cells of a full grid, N packed tokens, C T H W video.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import lru_cache
+from typing import Literal, NamedTuple, Protocol
+
+from torch import Generator, Tensor, nn
+
+from workloads.mistakes import Mistake
+from workloads.tokens import Grid, Layout, Tokens
+
+Probe = Literal["keys", "map"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Host:
+    """What a reducer may know of the model it works in."""
+
+    depth: int
+    dim: int
+    heads: int
+    tubelet: int
+    """Frames of a token."""
+    patch: int
+    """Spatial side of a token, pixels."""
+    std: tuple[float, ...]
+    """Standard deviation that the host's pixels were divided by, per channel, in 0..1 units."""
+    num_prefix: int = 0
+    per_frame: bool = False
+    """Attention within each frame instead of over the whole clip."""
+    learned: frozenset[str] = frozenset()
+    """Reducers whose parameters live in this model."""
+
+    def grid(self, clip_BCTHW: Tensor) -> Grid:
+        """Return the token grid of a clip."""
+        _, _, num_frames, height, width = clip_BCTHW.shape
+        return num_frames // self.tubelet, height // self.patch, width // self.patch
+
+
+class Seen(NamedTuple):
+    """What attention shows to `in_block`, as far as a `probe` asked for it."""
+
+    keys_NAE: Tensor
+    """Keys after their projection, bias included."""
+    map_SALL: Tensor | None
+    """Softmax map without mass; only for the probe "map"."""
+
+
+class At(IntEnum):
+    """The places in a layer where a reducer can act, in execution order."""
+
+    SELECT = 0
+    EMBED = 1
+    IN_BLOCK = 2
+    AFTER_BLOCK = 3
+
+
+@dataclass(frozen=True)
+class Step:
+    """One action of a reducer: where, what it accepts, what it leaves."""
+
+    at: At
+    layer: int
+    """Block; 0 for the steps before the first one."""
+    needs: Layout
+    """Most irregular input it accepts."""
+    gives: Layout
+    """What it leaves, given the most regular input."""
+
+
+class Reducer:
+    """A token reduction inside a model. Stateless: `learned` holds its parameters, if any."""
+
+    def steps(self) -> tuple[Step, ...]:
+        """Return where it acts; () when it is switched off."""
+        return ()
+
+    def select(self, clip_BCTHW: Tensor, seeds: Sequence[int]) -> Tensor | None:
+        """Choose cells by their pixels, before embedding.
+
+        Args:
+            clip_BCTHW: pixels normalised for the host.
+            seeds: one for each clip, for reducers that draw.
+
+        Returns:
+            size_BL, int: the cells that the token at each cell will stand for, 0 = dropped.
+        """
+        return None
+
+    def after_embed(self, tokens: Tokens, learned: nn.Module | None) -> Tokens:
+        """Act on embedded tokens, before positions are added."""
+        return tokens
+
+    def probe(self, layer: int) -> Probe | None:
+        """Name what `in_block` wants to see of the attention of a layer."""
+        return None
+
+    def in_block(self, tokens: Tokens, seen: Seen, layer: int) -> Tokens:
+        """Act between attention and MLP."""
+        return tokens
+
+    def after_block(self, tokens: Tokens, layer: int, learned: nn.Module | None) -> Tokens:
+        """Act after the MLP."""
+        return tokens
+
+    def macs(self, at: At, num_tokens: int, channels: int) -> int:
+        """Return what one action costs on a sequence, multiply-accumulates.
+
+        Args:
+            at: which action.
+            num_tokens: tokens that it looks at (cells of the grid for `select`).
+            channels: colour channels of the clip.
+        """
+        return 0
+
+
+class Config(Protocol):
+    """What the Config of every reducer offers beside its knobs."""
+
+    def build(self, host: Host) -> Reducer:
+        """Return the reducer for a host; raises Mistake where the two do not fit."""
+
+    def parameters(self, host: Host, grid: Grid, generator: Generator) -> nn.Module | None:
+        """Return freshly drawn parameters for a model, None if there is nothing to learn."""
+
+
+def name_of(config: Config) -> str:
+    """Return the name of a reducer: the name of its file."""
+    return type(config).__module__.rsplit(".", 1)[-1]
+
+
+_LEAVES = {
+    Layout.GRID: "leaves the full grid",
+    Layout.EQUAL: "leaves the same number of tokens in every clip",
+    Layout.RAGGED: "leaves them ragged",
+}
+_NEEDS = {Layout.GRID: "the full grid", Layout.EQUAL: "the same number of tokens in every clip"}
+
+
+class Chain:
+    """Reducers in one model: a value, equal if its configs are, checked when built.
+
+    Raises:
+        Mistake: a step needs more regular sequences than the steps before it leave.
+    """
+
+    def __init__(self, configs: Sequence[Config], host: Host) -> None:
+        self.configs = tuple(configs)
+        self.host = host
+        self.names = tuple(name_of(config) for config in self.configs)
+        self._reducers = [config.build(host) for config in self.configs]
+        self._actors: dict[tuple[At, int], list[int]] = {}
+        self.layout = self._order()
+
+    def _order(self) -> Layout:
+        layout, last = Layout.GRID, ""
+        steps = [(step, i) for i, reducer in enumerate(self._reducers) for step in reducer.steps()]
+        for step, i in sorted(steps, key=lambda item: (item[0].layer, item[0].at)):
+            if layout > step.needs:
+                raise Mistake(*self._refusal(step, self.names[i], layout, last))
+            if step.gives > layout:
+                layout, last = step.gives, self.names[i]
+            self._actors.setdefault((step.at, step.layer), []).append(i)
+        return layout
+
+    def _refusal(self, step: Step, name: str, layout: Layout, last: str) -> tuple[str, str]:
+        what = (
+            f"reducers=({', '.join(self.names)}): {name} at block {step.layer} needs "
+            f"{_NEEDS[step.needs]}, {last} {_LEAVES[layout]}"
+        )
+        return what, f"legal here: {' | '.join(self.names)}, each without the other"
+
+    def actors(self, at: At, layer: int = 0) -> list[tuple[str, Reducer]]:
+        """Return the reducers that act at one place, in order, with their names."""
+        return [(self.names[i], self._reducers[i]) for i in self._actors.get((at, layer), ())]
+
+    def probe(self, layer: int) -> Probe | None:
+        """Return the most that any reducer wants to see in a layer; "map" includes "keys"."""
+        asked = {reducer.probe(layer) for _, reducer in self.actors(At.IN_BLOCK, layer)}
+        return "map" if "map" in asked else "keys" if "keys" in asked else None
+
+    def select(self, clip_BCTHW: Tensor, seeds: Sequence[int]) -> Tensor | None:
+        """Return size_BL of all selecting reducers together, None if none selects.
+
+        Masks are and-ed: a product of sizes, in which a plain mask counts 1 or 0 and a run length
+        stays what it is.
+        """
+        size_BL = None
+        for _, reducer in self.actors(At.SELECT):
+            chosen_BL = reducer.select(clip_BCTHW, seeds)
+            if chosen_BL is not None:
+                size_BL = chosen_BL if size_BL is None else size_BL * chosen_BL
+        return size_BL
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Chain):
+            return NotImplemented
+        return (self.configs, self.host) == (other.configs, other.host)
+
+    def __hash__(self) -> int:
+        return hash((self.configs, self.host))
+
+    def __repr__(self) -> str:
+        return f"Chain{self.configs!r}"
+
+
+@lru_cache(maxsize=1024)
+def chain_of(configs: tuple[Config, ...], host: Host) -> Chain:
+    """Return the chain of some configs in a host, built once for each pair."""
+    return Chain(configs, host)
+
+
+def name_of_chain(configs: Sequence[Config]) -> str:
+    """Return the names joined with `+`, `none` for the dense model."""
+    return "+".join(name_of(config) for config in configs) or "none"

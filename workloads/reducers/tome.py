@@ -1,0 +1,216 @@
+"""Token merging (ToMe): in each block, join the most similar tokens and let them count for more.
+
+Bolya et al., "Token Merging: Your ViT But Faster", ICLR 2023, arXiv 2210.09461. Written from the
+paper; the official code (facebookresearch/ToMe) is CC-BY-NC and was only compared with, output by
+output.
+
+    A = even positions, B = odd positions; sim = cosine of the mean key of the heads
+    each a in A proposes its best b; the r most similar proposals are merged (ties: lower position)
+    x <- sum(size x) / sum(size), size <- sum(size);  later blocks add log(size) to their keys
+
+Merging happens between attention and MLP. The order left behind is [unmerged A by falling
+similarity, B]; with a class token unmerged A stays in order, so that it remains first.
+
+Deviations from the official code:
+* The r of each block is computed, not popped from a shared list that must be rebuilt each forward.
+* A key of length zero counts as similar to nothing; the official division by its norm gives NaN.
+* Unmerging knows where a distillation token was moved; the official code forgets it and hands rows
+  to the wrong tokens (`unmerge(official_order=True)` reproduces that for comparison).
+* Fused attention with a log-size bias instead of an explicit map: same numbers, less time.
+* `schedule="increasing"` etc. name the inflections -1, 0, 1; a block count of 1 does not divide by
+  zero.
+The RLT repository's video baseline is this method with `r=65`, `proportional=True` and a mean pool
+that does not weigh by size; ToMe's own MAE variant weighs by size (`pool="size_mean"` of the host).
+
+Legend: S sequences, L tokens of one, K tokens left, R merged, E width of the metric, N packed, D
+width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal, NamedTuple
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from workloads.knobs import Choice, Int
+from workloads.mistakes import Mistake
+from workloads.reducers.base import At, Host, Probe, Reducer, Seen, Step
+from workloads.tokens import Grid, Layout, Tokens
+
+REVISION = 1
+INFLECTION = {"constant": 0.0, "decreasing": -1.0, "increasing": 1.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Token merging with one r and the shape of its schedule."""
+
+    r: Annotated[int, Int(1, 64)] = 16
+    """Tokens merged in a block, on average; never more than half of them. 0 = off."""
+    schedule: Annotated[
+        Literal["constant", "decreasing", "increasing"],
+        Choice(("constant", "decreasing", "increasing")),
+    ] = "constant"
+    """How r changes over the blocks: alike, from 2r to 0, or from 0 to 2r."""
+    proportional: bool = True
+    """Attention adds log(size): on for supervised models, off for MAE models used as they are."""
+
+    def __post_init__(self) -> None:
+        if self.r < 0:
+            raise Mistake(f"tome: r={self.r} must be 0 or more", "it is a number of tokens a block")
+        if self.schedule not in INFLECTION:
+            raise Mistake(f"tome: schedule={self.schedule!r}", f"one of {', '.join(INFLECTION)}")
+
+    @classmethod
+    def off(cls) -> Config:
+        """Return the exact identity."""
+        return cls(r=0)
+
+    def build(self, host: Host) -> TokenMerging:
+        """Return the reducer; see `base.Config`."""
+        return TokenMerging(self, host)
+
+    def parameters(self, host: Host, grid: Grid, generator: Generator) -> nn.Module | None:
+        """Return None: there is nothing to learn."""
+        return None
+
+
+def schedule(num_layers: int, r: int, inflection: float) -> tuple[int, ...]:
+    """Return the r of each block: a line from r(1 - f) to r(1 + f), f the inflection, truncated."""
+    low = int(r * (1 - inflection))
+    step = (2 * r - 2 * low) / max(num_layers - 1, 1)
+    return tuple(int(low + layer * step) for layer in range(num_layers))
+
+
+class Plan(NamedTuple):
+    """What merges with what: computed once, applied to tokens, sizes and sources alike."""
+
+    kept_SK: Tensor
+    """Input position of the token that each output started as."""
+    source_SR: Tensor
+    """Input positions that are merged away."""
+    into_SR: Tensor
+    """Output position that each source goes to."""
+
+
+@torch.no_grad()
+def match(metric_SLE: Tensor, r: int, class_token: bool = False, distill: bool = False) -> Plan:
+    """Match the r most similar pairs across the even / odd split; paper section 3.1.
+
+    Args:
+        metric_SLE: what similarity is taken of; compared by cosine, in float32.
+        r: pairs to merge, clamped to half of the unprotected tokens.
+        class_token: position 0 may not be merged and stays first.
+        distill: position 1 may not be merged into and stays second.
+    """
+    num = metric_SLE.shape[1]
+    r = max(min(r, (num - class_token - distill) // 2), 0)
+    unit_SLE = F.normalize(metric_SLE.float(), dim=-1)
+    similar_SAB = unit_SLE[:, ::2] @ unit_SLE[:, 1::2].transpose(-1, -2)
+    if class_token:
+        similar_SAB[:, 0] = -torch.inf
+    if distill:
+        similar_SAB[:, :, 0] = -torch.inf
+    best_SA, partner_SA = similar_SAB.max(dim=-1)
+    order_SA = best_SA.argsort(dim=-1, descending=True, stable=True)
+    merged_SR, unmerged_SU = order_SA[:, :r], order_SA[:, r:]
+    if class_token:
+        unmerged_SU = unmerged_SU.sort(dim=-1).values
+    odd_SB = torch.arange(1, num, 2, device=metric_SLE.device).expand(len(metric_SLE), -1)
+    head = 1 if distill else 0  # with a distillation token: first of A, first of B, the rest
+    even_SU = 2 * unmerged_SU
+    kept = (even_SU[:, :head], odd_SB[:, :head], even_SU[:, head:], odd_SB[:, head:])
+    into_SR = partner_SA.gather(-1, merged_SR) + unmerged_SU.shape[1]
+    # Nothing merges into a distillation token, the only odd one placed elsewhere.
+    return Plan(torch.cat(kept, dim=1), 2 * merged_SR, into_SR)
+
+
+def _expand(index_SK: Tensor, like_SLD: Tensor) -> Tensor:
+    return index_SK[..., None].expand(-1, -1, like_SLD.shape[-1])
+
+
+def merge_sum(x_SLD: Tensor, plan: Plan) -> Tensor:
+    """Add up the tokens of each group, (S, K, D)."""
+    kept_SKD = x_SLD.gather(1, _expand(plan.kept_SK, x_SLD))
+    source_SRD = x_SLD.gather(1, _expand(plan.source_SR, x_SLD))
+    return kept_SKD.scatter_add(1, _expand(plan.into_SR, x_SLD), source_SRD)
+
+
+def merge_mean(x_SLD: Tensor, plan: Plan) -> Tensor:
+    """Average the tokens of each group, all alike, (S, K, D)."""
+    return merge_sum(x_SLD, plan) / merge_sum(torch.ones_like(x_SLD[..., :1]), plan)
+
+
+def merge_weighted(x_SLD: Tensor, size_SL1: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
+    """Average the tokens of each group by size; return tokens (S, K, D) and sizes (S, K, 1)."""
+    merged_SK1 = merge_sum(size_SL1, plan)
+    return merge_sum(x_SLD * size_SL1, plan) / merged_SK1, merged_SK1
+
+
+def destination(plan: Plan) -> Tensor:
+    """Return the output position that each input token went to, (S, L)."""
+    num = plan.kept_SK.shape[1] + plan.source_SR.shape[1]
+    out_SL = plan.kept_SK.new_empty(len(plan.kept_SK), num)
+    places_SK = torch.arange(plan.kept_SK.shape[1], device=out_SL.device).expand_as(plan.kept_SK)
+    return out_SL.scatter(1, plan.kept_SK, places_SK).scatter(1, plan.source_SR, plan.into_SR)
+
+
+def sources(plans: list[Plan]) -> Tensor:
+    """Return which original token is in which output after some merges, bool (S, K, L)."""
+    place_SL = destination(plans[0])
+    for plan in plans[1:]:
+        place_SL = destination(plan).gather(1, place_SL)
+    return F.one_hot(place_SL, plans[-1].kept_SK.shape[1]).transpose(1, 2).bool()
+
+
+def unmerge(x_SKD: Tensor, plan: Plan, official_order: bool = False) -> Tensor:
+    """Copy each output back to every token that went into it, (S, L, D)."""
+    if official_order:  # all even tokens before all odd ones, wherever a distillation token went
+        by_parity = (plan.kept_SK % 2).argsort(dim=1, stable=True)
+        plan = plan._replace(kept_SK=plan.kept_SK.gather(1, by_parity))
+    return x_SKD.gather(1, _expand(destination(plan), x_SKD))
+
+
+class TokenMerging(Reducer):
+    """ToMe inside a model: between attention and MLP of every block with r > 0."""
+
+    def __init__(self, config: Config, host: Host) -> None:
+        self.config, self.host = config, host
+        self.r = schedule(host.depth, config.r, INFLECTION[config.schedule])
+
+    def steps(self) -> tuple[Step, ...]:
+        layers = (layer for layer, r in enumerate(self.r) if r > 0)
+        return tuple(Step(At.IN_BLOCK, i, needs=Layout.EQUAL, gives=Layout.EQUAL) for i in layers)
+
+    def probe(self, layer: int) -> Probe:
+        return "keys"
+
+    def in_block(self, tokens: Tokens, seen: Seen, layer: int) -> Tokens:
+        plan = self.plan(tokens, seen, layer)
+        x_SKD, size_SK1 = merge_weighted(
+            tokens.per_sequence(tokens.x_ND),
+            tokens.per_sequence(tokens.size_N)[..., None].to(tokens.x_ND.dtype),
+            plan,
+        )
+        coord_SL3 = tokens.per_sequence(tokens.coord_N3)
+        size_N = size_SK1.flatten().float()
+        return tokens.replace(
+            x_ND=x_SKD.flatten(0, 1),
+            coord_N3=coord_SL3.gather(1, _expand(plan.kept_SK, coord_SL3)).flatten(0, 1),
+            size_N=size_N,
+            mass_N=size_N if self.config.proportional else None,
+            lengths=(x_SKD.shape[1],) * len(tokens.lengths),
+            layout=Layout.EQUAL,
+        )
+
+    def plan(self, tokens: Tokens, seen: Seen, layer: int) -> Plan:
+        """Match tokens by the mean of their keys over the heads."""
+        metric_SLE = tokens.per_sequence(seen.keys_NAE.mean(dim=1))
+        return match(metric_SLE, self.r[layer], class_token=tokens.num_prefix > 0)
+
+    def macs(self, at: At, num_tokens: int, channels: int) -> int:
+        """The product of the even with the odd tokens, over the width of a head."""
+        return (num_tokens + 1) // 2 * (num_tokens // 2) * (self.host.dim // self.host.heads)

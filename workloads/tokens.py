@@ -1,0 +1,124 @@
+"""Packed tokens, the one currency inside a model: every sequence back to back, no padding anywhere.
+
+Legend: N packed tokens, S sequences, L tokens of one sequence, B clips, D width, K kept.
+A cell is a place in the token grid (t, y, x); order is (t, y, x), row-major, everywhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import lru_cache
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Grid = tuple[int, int, int]
+
+
+class Layout(IntEnum):
+    """How regular the attention sequences are; each one is a special case of the next."""
+
+    GRID = 0
+    """Every sequence is its full grid, in order."""
+    EQUAL = 1
+    """The same number of tokens in every sequence."""
+    RAGGED = 2
+    """Anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Tokens of a batch of clips between two steps of a model. Never changed in place."""
+
+    x_ND: Tensor
+    """All sequences back to back."""
+    coord_N3: Tensor
+    """(t, y, x) cell of each token; of a merged token, the cell that the others joined."""
+    size_N: Tensor
+    """Grid cells a token stands for (run length, number of merged tokens), float32."""
+    mass_N: Tensor | None
+    """What a token weighs as a key: attention adds log(mass). None: all alike.
+
+    Only merging reducers set it: a run length must not bias attention."""
+    lengths: tuple[int, ...]
+    """Tokens of each sequence, on the host."""
+    clips: tuple[int, ...]
+    """Clip of each sequence: one a clip (joint space-time) or T a clip (attention per frame)."""
+    num_prefix: int
+    """Class tokens at the head of a sequence: never reduced, never counted."""
+    grid: Grid
+    layout: Layout
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether all sequences have one length, so that x_ND is also a dense S L D view."""
+        return self.layout < Layout.RAGGED
+
+    def replace(self, **changes: Any) -> Tokens:  # Any: each field has a type of its own
+        """Return the same tokens with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def per_sequence(self, value_N: Tensor) -> Tensor:
+        """View a packed tensor (N, ...) as (S, L, ...); needs equal lengths."""
+        return value_N.view(len(self.lengths), self.lengths[0], *value_N.shape[1:])
+
+
+def num_kept(n: int, keep: float) -> int:
+    """Return how many of `n` tokens a keep ratio leaves: truncated exactly as the papers' code
+    does.
+
+    Their code states a *drop* ratio and truncates what is left in Python floats, so that 0.9 of 10
+    tokens may be 8 or 9 by rounding; going the same way round gives the same counts.
+    """
+    return int((1 - (1 - keep)) * n)
+
+
+@lru_cache(maxsize=64)
+def _cells(grid: Grid, device: torch.device) -> Tensor:
+    axes = [torch.arange(n, device=device) for n in grid]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3)
+
+
+def cells(grid: Grid, num_clips: int, device: torch.device) -> Tensor:
+    """Return the cell of every token of `num_clips` full grids, (N, 3)."""
+    return _cells(grid, device).repeat(num_clips, 1)
+
+
+def packed_index(size_BL: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    """Return the flat index of every kept cell, (N,), and how many each clip keeps.
+
+    Args:
+        size_BL: cells that the token at each cell stands for; 0 = the cell is dropped.
+    """
+    keep_BL = size_BL > 0
+    # NOTE: the one host sync of ragged batches: everything downstream slices by these numbers.
+    lengths = tuple(keep_BL.sum(dim=1).tolist())
+    return keep_BL.flatten().nonzero().squeeze(1), lengths
+
+
+def offsets(lengths: Sequence[int]) -> list[int]:
+    """Return where each sequence starts, and the total last."""
+    return list(accumulate(lengths, initial=0))
+
+
+def clip_of_token(tokens: Tokens) -> Tensor:
+    """Return the clip of each packed token, (N,)."""
+    device = tokens.x_ND.device
+    clips_S = torch.tensor(tokens.clips, device=device)
+    lengths_S = torch.tensor(tokens.lengths, device=device)
+    total = sum(tokens.lengths)
+    return clips_S.repeat_interleave(lengths_S, output_size=total)
+
+
+def sum_by_clip(value_N: Tensor, tokens: Tokens) -> Tensor:
+    """Add up a packed tensor (N, ...) over the tokens of each clip, (B, ...)."""
+    num_clips = tokens.clips[-1] + 1
+    if tokens.is_equal:
+        return value_N.view(num_clips, -1, *value_N.shape[1:]).sum(dim=1)
+    out = value_N.new_zeros(num_clips, *value_N.shape[1:])
+    return out.index_add(0, clip_of_token(tokens), value_N)
