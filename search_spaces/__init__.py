@@ -1,1 +1,89 @@
-"""Studies: which question is asked and what may vary, as data."""
+"""Studies: which question is asked and what may vary, as data; a file a study, with `study()`."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import importlib.util
+import pkgutil
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from workloads.mistakes import Mistake
+
+if TYPE_CHECKING:
+    from search_spaces.study import Study
+
+_NOT_STUDIES = ("objectives", "space", "study")
+
+
+def available() -> tuple[str, ...]:
+    """Return the names of the studies that come with the package, sorted."""
+    names = (module.name for module in pkgutil.iter_modules(__path__))
+    return tuple(sorted(name for name in names if name not in _NOT_STUDIES))
+
+
+def questions() -> dict[str, str]:
+    """Return the question of each study: the first line of its file, read without running it."""
+    folder = Path(__path__[0])
+    texts = {name: (folder / f"{name}.py").read_text() for name in available()}
+    docs = {name: ast.get_docstring(ast.parse(text)) or "" for name, text in texts.items()}
+    return {name: doc.split("\n")[0] for name, doc in docs.items()}
+
+
+def load(name: str) -> Study:
+    """Return a study by name, or from a Python file with `def study() -> Study`.
+
+    Raises:
+        Mistake: there is no such study, its file raises, or it has no `study()`.
+    """
+    if name.endswith(".py") or "/" in name:
+        return _made_by(_run_file(Path(name)), name)
+    if name not in available():
+        near = difflib.get_close_matches(name, available(), n=1)
+        hint = f'; did you mean "{near[0]}"?' if near else ""
+        raise Mistake(f'no study "{name}"{hint}', "paretoken studies lists all")
+    return _made_by(importlib.import_module(f"{__name__}.{name}"), name)
+
+
+def _run_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise Mistake(f'no study file "{path}"', "paretoken studies lists those that are built in")
+    spec = importlib.util.spec_from_file_location(f"study_{path.stem}", path)
+    assert spec is not None, "a .py file always has a loader"
+    assert spec.loader is not None, "a .py file always has a loader"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module.__name__] = module
+    try:
+        spec.loader.exec_module(module)
+    except Mistake:
+        raise
+    except Exception as error:  # whatever a user's file may raise
+        raise Mistake(f"study file {path}: {_last_line(error)}", "mend the file") from None
+    return module
+
+
+def _made_by(module: ModuleType, name: str) -> Study:
+    from search_spaces.study import Study
+
+    make = getattr(module, "study", None)
+    if not callable(make):
+        raise Mistake(f"study file {name} has no study()", "add `def study() -> Study` to it")
+    try:
+        study = make()
+    except Mistake:
+        raise
+    except Exception as error:  # whatever a user's file may raise
+        raise Mistake(f"study file {name}: {_last_line(error)}", "mend study()") from None
+    if not isinstance(study, Study):
+        kind = type(study).__name__
+        raise Mistake(f"study file {name}: study() returned a {kind}", "return a Study")
+    return study
+
+
+def _last_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[-1] if lines else ''}".rstrip(": ")

@@ -1,7 +1,9 @@
-"""What a study optimises: a row an objective; direction, unit and reference flow from here everywhere.
+"""What a study optimises: a row an objective; direction, unit and reference flow from here
+everywhere.
 
 `top1`  share of clips with the right label, 0..1; a guess reaches 1 / classes.
-`gmacs` 1e9 multiply-accumulates of one view (1 MAC = 2 FLOPs), selection and embedding included, mean
+`gmacs` 1e9 multiply-accumulates of one view (1 MAC = 2 FLOPs), selection and embedding included,
+mean
         over the evaluated clips; the dense model of the study's host is the reference.
 """
 

@@ -10,7 +10,7 @@ Legend: N packed tokens, S sequences, L tokens of one sequence, A heads, E head 
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -57,19 +57,16 @@ def _dense(q_NAE: Tensor, k_NAE: Tensor, v_NAE: Tensor, tokens: Tokens) -> Tenso
 
 
 def _loop(q_NAE: Tensor, k_NAE: Tensor, v_NAE: Tensor, tokens: Tokens) -> Tensor:
-    # Heads first and contiguous once, so that each slice is what the kernel wants.
-    q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q_NAE, k_NAE, v_NAE))
-    bias_N = None if tokens.mass_N is None else _bias(tokens.mass_N, q.dtype)
-    starts = offsets(tokens.lengths)
-    outputs = []
-    for start, end in pairwise(starts):
-        bias = None if bias_N is None else bias_N[start:end][None, None, None]
-        part = slice(start, end)
-        o_1ALE = F.scaled_dot_product_attention(
-            q[:, :, part], k[:, :, part], v[:, :, part], attn_mask=bias
-        )
-        outputs.append(o_1ALE[0].transpose(0, 1))
-    return torch.cat(outputs)
+    # `split`, not slices: the gradient of each slice would be a zero tensor as large as the batch.
+    parts = [x.transpose(0, 1)[None].split(tokens.lengths, dim=2) for x in (q_NAE, k_NAE, v_NAE)]
+    biases: Sequence[Tensor | None] = (None,) * len(tokens.lengths)
+    if tokens.mass_N is not None:
+        biases = _bias(tokens.mass_N, q_NAE.dtype).split(tokens.lengths)
+    outputs = [
+        F.scaled_dot_product_attention(q, k, v, attn_mask=bias_L)
+        for q, k, v, bias_L in zip(*parts, biases, strict=True)
+    ]
+    return torch.cat(outputs, dim=2)[0].transpose(0, 1)
 
 
 def _varlen(q_NAE: Tensor, k_NAE: Tensor, v_NAE: Tensor, tokens: Tokens) -> Tensor:

@@ -52,30 +52,29 @@ def normalise(clip_BCTHW: Tensor, mean: Sequence[float], std: Sequence[float]) -
     mean_C111, std_C111 = (
         torch.tensor(value, device=clip_BCTHW.device).view(-1, 1, 1, 1) for value in (mean, std)
     )
-    return (clip_BCTHW.float() / 255 - mean_C111) / std_C111
+    # In place on one fresh copy: on a CPU, each further buffer costs more than its arithmetic.
+    pixels_BCTHW = clip_BCTHW.contiguous().to(torch.float32, copy=True)
+    return pixels_BCTHW.div_(255).sub_(mean_C111).div_(std_C111)
 
 
 def augment(
     clip_BCTHW: Tensor, target_BK: Tensor, config: Config, rngs: Sequence[np.random.Generator]
 ) -> tuple[Tensor, Tensor]:
     """Return normalised clips and their targets (class shares) after augmentation."""
-    clips = [_alone(clip, config, rng) for clip, rng in zip(clip_BCTHW, rngs, strict=True)]
-    clip_BCTHW = torch.stack(clips)
+    if config.crop < 1:
+        cropped = (_crop(c, config.crop, r) for c, r in zip(clip_BCTHW, rngs, strict=True))
+        clip_BCTHW = torch.stack(list(cropped))
+    if config.shift:
+        clip_BCTHW = _shift(clip_BCTHW, config.shift, rngs)
+    if config.flip:
+        mirrored = torch.tensor([r.random() < config.flip for r in rngs])[:, None, None, None, None]
+        clip_BCTHW = clip_BCTHW.where(~mirrored.to(clip_BCTHW.device), clip_BCTHW.flip(-1))
+    if config.erase:
+        erased = (_erase(c, config.erase, r) for c, r in zip(clip_BCTHW, rngs, strict=True))
+        clip_BCTHW = torch.stack(list(erased))
     if config.mix == "none":
         return clip_BCTHW, target_BK
     return _mix(clip_BCTHW, target_BK, config, rngs)
-
-
-def _alone(clip_CTHW: Tensor, config: Config, rng: np.random.Generator) -> Tensor:
-    if config.crop < 1:
-        clip_CTHW = _crop(clip_CTHW, config.crop, rng)
-    if config.shift:
-        clip_CTHW = _shift(clip_CTHW, config.shift, rng)
-    if config.flip and rng.random() < config.flip:
-        clip_CTHW = clip_CTHW.flip(-1)
-    if config.erase and rng.random() < config.erase:
-        clip_CTHW = _erase(clip_CTHW, rng)
-    return clip_CTHW
 
 
 def _crop(clip_CTHW: Tensor, smallest: float, rng: np.random.Generator) -> Tensor:
@@ -88,16 +87,18 @@ def _crop(clip_CTHW: Tensor, smallest: float, rng: np.random.Generator) -> Tenso
     return whole.transpose(0, 1)
 
 
-def _shift(clip_CTHW: Tensor, most: int, rng: np.random.Generator) -> Tensor:
-    height, width = clip_CTHW.shape[-2:]
-    down, right = rng.integers(-most, most + 1, size=2)
-    rows = torch.arange(height, device=clip_CTHW.device).sub(int(down)).clamp(0, height - 1)
-    columns = torch.arange(width, device=clip_CTHW.device).sub(int(right)).clamp(0, width - 1)
-    return clip_CTHW[..., rows[:, None], columns]
+def _shift(clip_BCTHW: Tensor, most: int, rngs: Sequence[np.random.Generator]) -> Tensor:
+    height, width = clip_BCTHW.shape[-2:]
+    wide = F.pad(clip_BCTHW, (most, most, most, most, 0, 0), mode="replicate")
+    corners = (rng.integers(2 * most + 1, size=2) for rng in rngs)
+    moved = [c[..., y : y + height, x : x + width] for c, (y, x) in zip(wide, corners, strict=True)]
+    return torch.stack(moved)
 
 
-def _erase(clip_CTHW: Tensor, rng: np.random.Generator) -> Tensor:
+def _erase(clip_CTHW: Tensor, chance: float, rng: np.random.Generator) -> Tensor:
     """Blank a cuboid: 2-33 % of the area, any stretch of time; zero is the mean colour."""
+    if rng.random() >= chance:
+        return clip_CTHW
     (frames, height, width), side = clip_CTHW.shape[1:], rng.uniform(0.02, 0.33) ** 0.5
     box = []
     for length, share in ((frames, rng.random()), (height, side), (width, side)):

@@ -1,4 +1,4 @@
-"""From stored frames to the clips of a batch: which frames, the one resize, whose seed.
+"""From stored frames to the clips of a batch: which frames, at which size, with whose seed.
 
 A clip of `frames` frames spans `frames * stride` frames of its video. Training starts it at random,
 evaluation at the middle (or at the middle of each of `views` equal parts). Videos that are too
@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from workloads import cache, frames
 from workloads.mistakes import Mistake
 
 REVISION = 1
@@ -67,33 +68,11 @@ def view_start(view: int, num_views: int) -> float:
     return (view + 0.5) / num_views
 
 
-def resize(frames_THWC: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Return uint8 frames at another size: bilinear, antialiased. The only resize there is."""
-    if frames_THWC.shape[1:3] == (height, width):
-        return frames_THWC
-    frames_TCHW = torch.from_numpy(np.array(frames_THWC)).permute(0, 3, 1, 2)
-    small = F.interpolate(frames_TCHW, size=(height, width), mode="bilinear", antialias=True)
-    return small.permute(0, 2, 3, 1).contiguous().numpy()
-
-
-def cap(frames_THWC: np.ndarray, short_side: int) -> np.ndarray:
-    """Return frames whose short side is at most `short_side`, in their own proportions."""
-    height, width = frames_THWC.shape[1:3]
-    if min(height, width) <= short_side:
-        return frames_THWC
-    scale = short_side / min(height, width)
-    return resize(frames_THWC, max(round(height * scale), 1), max(round(width * scale), 1))
-
-
 def fit(frames_THWC: np.ndarray, config: Config) -> np.ndarray:
     """Return square frames of the clip's size."""
-    size, (height, width) = config.size, frames_THWC.shape[1:3]
     if config.fit == "crop":
-        scale = size / min(height, width)
-        frames_THWC = resize(frames_THWC, round(height * scale), round(width * scale))
-        top, left = (side // 2 - size // 2 for side in frames_THWC.shape[1:3])
-        return frames_THWC[:, top : top + size, left : left + size]
-    return resize(frames_THWC, size, size)
+        return frames.square(frames_THWC, config.size)
+    return frames.resize(frames_THWC, config.size, config.size)
 
 
 @dataclass(frozen=True)
@@ -124,6 +103,23 @@ class ClipSet:
     def labels_of(self, ids: Sequence[int]) -> Tensor:
         """Return the classes of some clips, (B,), on the device."""
         return torch.tensor([self.labels[i] for i in ids], device=self.device)
+
+
+def open_clips(folder: Path, device: torch.device = CPU) -> ClipSet:
+    """Return the clips of a frame cache."""
+    entries = cache.index(folder)
+    splits: dict[str, list[int]] = {}
+    for entry in entries:
+        if not entry.reason:
+            splits.setdefault(entry.split, []).append(entry.clip)
+    return ClipSet(
+        names=tuple(entry.name for entry in entries),
+        labels=tuple(entry.label for entry in entries),
+        classes=cache.classes(folder),
+        splits={split: tuple(ids) for split, ids in splits.items()},
+        frames_of=cache.Frames(folder, entries),
+        device=device,
+    )
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,8 @@ def canonical(value: Any) -> Any:  # Any: a Config field may hold whatever JSON 
         return [canonical(item) for item in value]
     if isinstance(value, dict):
         return {str(name): canonical(item) for name, item in value.items()}
+    if isinstance(value, type):
+        return type_name(value)
     if value is None or isinstance(value, str | bool | int | float):
         return value
     raise TypeError(f"{value!r} of type {type(value).__name__} has no canonical form")

@@ -21,10 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from workloads.attention import attend, attention_map
-from workloads.mistakes import Mistake
 from workloads.parts import PatchEmbed, Positions
 from workloads.reducers.base import At, Chain, Config, Host, Reducer, Seen, chain_of
-from workloads.tokens import Grid, Layout, Tokens, cells, packed_index
+from workloads.tokens import Layout, Tokens, cells, packed_index
 
 REVISION = 1
 
@@ -223,7 +222,7 @@ class VideoTransformer(nn.Module):
     def _embed(
         self, clip_BCTHW: Tensor, chain: Chain, seeds: Sequence[int], trace: Trace
     ) -> Tokens:
-        grid, clips = self._grid(clip_BCTHW), tuple(range(len(clip_BCTHW)))
+        grid, clips = self.host.grid(clip_BCTHW), tuple(range(len(clip_BCTHW)))
         num_cells = grid[0] * grid[1] * grid[2]
         full = (num_cells,) * len(clips)
         coord_N3 = cells(grid, len(clips), clip_BCTHW.device)
@@ -243,17 +242,3 @@ class VideoTransformer(nn.Module):
         )
         trace.add("embed", tokens)
         return tokens
-
-    def _grid(self, clip_BCTHW: Tensor) -> Grid:
-        _, _, num_frames, height, width = clip_BCTHW.shape
-        if num_frames % self.host.tubelet:
-            raise Mistake(
-                f"frames={num_frames} must be a multiple of the tubelet ({self.host.tubelet})",
-                "change `clip.frames` of the study, or the model's tubelet",
-            )
-        if height % self.host.patch or width % self.host.patch:
-            raise Mistake(
-                f"clip of {height}x{width} px must be a multiple of the patch ({self.host.patch})",
-                "change `clip.size` of the study, or the model's patch",
-            )
-        return self.host.grid(clip_BCTHW)

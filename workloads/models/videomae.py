@@ -99,22 +99,10 @@ class Config:
             seed: of the weights.
         """
         generator = torch.Generator().manual_seed(seed)
-        host = Host(
-            depth=self.depth,
-            dim=self.dim,
-            heads=self.heads,
-            tubelet=self.tubelet,
-            patch=self.patch,
-            std=self.std,
-        )
-        learned = {
-            base.name_of(config): module
-            for config in reducers
-            if (module := config.parameters(host, self.grid, generator)) is not None
-        }
+        learned = self._learned(reducers, generator)
         shape = (self.dim, self.heads, self.mlp_ratio, self.norm_eps, "qv")
         model = VideoTransformer(
-            replace(host, learned=frozenset(learned)),
+            self.host(reducers),
             blocks=[Block(*shape) for _ in range(self.depth)],
             embed=PatchEmbed(self.tubelet, self.patch, self.dim),
             positions=Positions(self._table(), self.grid),
@@ -127,6 +115,27 @@ class Config:
         if self.embed_init == "difference":
             start_as_difference(model.patch_embed.proj, generator)
         return model
+
+    def host(self, reducers: Sequence[base.Config] = ()) -> Host:
+        """Return what reducers may know of a model that was built with some of them."""
+        plain = Host(
+            depth=self.depth,
+            dim=self.dim,
+            heads=self.heads,
+            tubelet=self.tubelet,
+            patch=self.patch,
+            std=self.std,
+        )
+        return replace(plain, learned=frozenset(self._learned(reducers, torch.Generator())))
+
+    def _learned(
+        self, reducers: Sequence[base.Config], generator: torch.Generator
+    ) -> dict[str, nn.Module]:
+        parts = {
+            base.name_of(config): config.parameters(self.dim, self.grid, generator)
+            for config in reducers
+        }
+        return {name: part for name, part in parts.items() if part is not None}
 
     def _table(self) -> torch.Tensor:
         if self.positions == "separable":

@@ -43,8 +43,26 @@ class Host:
     """Reducers whose parameters live in this model."""
 
     def grid(self, clip_BCTHW: Tensor) -> Grid:
-        """Return the token grid of a clip."""
+        """Return the token grid of a batch of clips; see `grid_of`."""
         _, _, num_frames, height, width = clip_BCTHW.shape
+        return self.grid_of(num_frames, height, width)
+
+    def grid_of(self, num_frames: int, height: int, width: int) -> Grid:
+        """Return the token grid of a clip.
+
+        Raises:
+            Mistake: the clip is not a whole number of tubelets long, or of patches wide.
+        """
+        if num_frames % self.tubelet:
+            raise Mistake(
+                f"clip: frames={num_frames} must be a multiple of the tubelet ({self.tubelet})",
+                f"choose {max(num_frames // self.tubelet, 1) * self.tubelet} frames in the study",
+            )
+        if height % self.patch or width % self.patch:
+            raise Mistake(
+                f"clip: {height}x{width} px must be a multiple of the patch ({self.patch})",
+                "choose another `size` for the clip in the study",
+            )
         return num_frames // self.tubelet, height // self.patch, width // self.patch
 
 
@@ -131,8 +149,8 @@ class Config(Protocol):
     def build(self, host: Host) -> Reducer:
         """Return the reducer for a host; raises Mistake where the two do not fit."""
 
-    def parameters(self, host: Host, grid: Grid, generator: Generator) -> nn.Module | None:
-        """Return freshly drawn parameters for a model, None if there is nothing to learn."""
+    def parameters(self, dim: int, grid: Grid, generator: Generator) -> nn.Module | None:
+        """Return freshly drawn parameters for a model of a width, None if nothing is learned."""
 
 
 def name_of(config: Config) -> str:

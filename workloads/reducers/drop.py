@@ -54,7 +54,7 @@ class Config:
         """Return the reducer; see `base.Config`."""
         return RandomDrop(self, host)
 
-    def parameters(self, host: Host, grid: Grid, generator: Generator) -> nn.Module | None:
+    def parameters(self, dim: int, grid: Grid, generator: Generator) -> nn.Module | None:
         """Return None: there is nothing to learn."""
         return None
 

@@ -78,9 +78,9 @@ class Config:
             )
         return RunLength(self, host)
 
-    def parameters(self, host: Host, grid: Grid, generator: Generator) -> nn.Module | None:
+    def parameters(self, dim: int, grid: Grid, generator: Generator) -> nn.Module | None:
         """Return the length table, if lengths are encoded."""
-        return LengthTable(grid[0], host.dim, generator) if self.encode_length else None
+        return LengthTable(grid[0], dim, generator) if self.encode_length else None
 
 
 @torch.no_grad()

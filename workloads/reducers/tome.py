@@ -73,7 +73,7 @@ class Config:
         """Return the reducer; see `base.Config`."""
         return TokenMerging(self, host)
 
-    def parameters(self, host: Host, grid: Grid, generator: Generator) -> nn.Module | None:
+    def parameters(self, dim: int, grid: Grid, generator: Generator) -> nn.Module | None:
         """Return None: there is nothing to learn."""
         return None
 

@@ -1,0 +1,257 @@
+"""Find the token reduction that is worth it for your video transformer.
+
+    paretoken run demo            python -m orchestrator run demo
+
+The command line selects a study and says where things are; it never sets a number of a study.
+Exit codes: 0 done; 1 no front, a limit passed, or a failure; 2 the user's mistake; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import logging
+import os
+import shlex
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from orchestrator.environment import prepare
+from workloads.mistakes import Mistake
+
+NOT_YET = ("confirm", "export", "predict", "ingest", "advise")
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+INTERRUPTED = 130
+
+Answer = tuple[int, dict[str, Any]]
+"""Exit code and the JSON object of `--json`."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are mistakes like any other."""
+
+    def error(self, message: str) -> Any:  # Any: it never returns
+        raise Mistake(message, f"{self.prog} --help shows what there is")
+
+
+def parser() -> Parser:
+    """Return the parser of all commands."""
+    top = Parser(prog="paretoken", description=(__doc__ or "").split("\n")[0])
+    verbs = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = verbs.add_parser("run", help="run or resume a study")
+    _add_study(run)
+    _add_selection(run)
+    _add_store(run)
+    verbs.add_parser("studies", help="list the studies with their question")
+    front = verbs.add_parser("front", help="print the front of a study and write its report")
+    _add_study(front)
+    _add_store(front)
+    front.add_argument("--at", help='one point: knee, or a bound such as "gmacs<=20"')
+    submit = verbs.add_parser("submit", help="run a study on a Ray cluster, as a job")
+    submit.add_argument("study", nargs="?", metavar="STUDY")
+    _add_selection(submit)
+    _add_store(submit)
+    submit.add_argument("--follow", action="store_true", help="show the job's log until it ends")
+    for word in ("status", "logs", "stop"):
+        submit.add_argument(f"--{word}", metavar="ID", help=f"{word} of a job that was submitted")
+    verbs.add_parser("doctor", help="check the installation, a line a thing")
+    for command in NOT_YET:
+        verbs.add_parser(command, help="not yet", add_help=False)
+    for verb in verbs.choices.values():
+        verb.add_argument("--json", action="store_true", help="one JSON object, last on stdout")
+    return top
+
+
+def _add_study(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("study", metavar="STUDY", help="a name, or a file with `def study()`")
+
+
+def _add_selection(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--data", type=Path, metavar="PATH", help="class folders, or a CSV")
+    verb.add_argument("--trials", type=_count, metavar="N", help="in all, dense included")
+    verb.add_argument("--workers", type=_count, default=1, metavar="N", help="stages at once")
+    verb.add_argument("--ranks", type=_count, default=1, metavar="W", help="processes of a stage")
+    verb.add_argument("--address", metavar="ADDR", help="Ray cluster (default: start one here)")
+
+
+def _add_store(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--store", type=Path, default=Path("paretoken-store"), metavar="DIR")
+    verb.add_argument("--tracking-uri", metavar="URI", help="MLflow (default: in the store)")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, 1 or more")
+    return int(text)
+
+
+def run(args: argparse.Namespace) -> Answer:
+    """Run or resume a study and print its front."""
+    from orchestrator import report
+    from orchestrator.display import Display
+    from orchestrator.run import run as run_study
+
+    with Display() as display:
+        summary = run_study(_options(args), display)
+    if not summary["front"]:
+        print(f"no front: {summary['trials']['failed']} trials failed", file=sys.stderr)
+        return 1, summary
+    _print(args, report.table(summary), _footer(summary))
+    return 0, summary
+
+
+def front(args: argparse.Namespace) -> Answer:
+    """Print the front of a study, or one point of it."""
+    from orchestrator import report, summary
+    from orchestrator.display import Display
+    from orchestrator.run import front as front_of
+
+    with Display() as display:
+        made = front_of(_options(args), display)
+    if not made["front"]:
+        print("no front: no trial is complete", file=sys.stderr)
+        return 1, made
+    if args.at is None:
+        _print(args, report.table(made), _footer(made))
+        return 0, made
+    point = summary.choose(made, args.at)
+    if point is None:
+        print(f'no point of the front has "{args.at}"', file=sys.stderr)
+        return 1, {**made, "point": None}
+    _print(args, report.line(made, point))
+    return 0, {**made, "point": point}
+
+
+def studies(args: argparse.Namespace) -> Answer:
+    """List the studies with their question."""
+    import search_spaces
+
+    questions = search_spaces.questions()
+    _print(args, *(f"{name:<12} {question}" for name, question in questions.items()))
+    return 0, {"studies": [{"name": n, "question": q} for n, q in questions.items()]}
+
+
+def submit(args: argparse.Namespace) -> Answer:
+    """Send a study to a cluster, or ask after one that was sent."""
+    from orchestrator import submit as jobs
+
+    return jobs.submit(args)
+
+
+def doctor(args: argparse.Namespace) -> Answer:
+    """Check the installation."""
+    from orchestrator import doctor as checks
+
+    return checks.doctor(lambda line: _print(args, line))
+
+
+def not_yet(args: argparse.Namespace) -> Answer:
+    """Say that a command does not exist yet."""
+    raise Mistake(f"`{args.command}` is not there yet", "run, front, studies, submit, doctor are")
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], Answer]] = {
+    "run": run,
+    "front": front,
+    "studies": studies,
+    "submit": submit,
+    "doctor": doctor,
+    **dict.fromkeys(NOT_YET, not_yet),
+}
+
+
+def _options(args: argparse.Namespace) -> Any:  # Any: Options, whose module is slow to import
+    from orchestrator.run import Options
+
+    wanted = Options.__dataclass_fields__
+    return Options(**{name: value for name, value in vars(args).items() if name in wanted})
+
+
+def _print(args: argparse.Namespace, *lines: str) -> None:
+    """Print for people; with --json they get it on stderr."""
+    for line in lines:
+        print(line, file=sys.stderr if args.json else sys.stdout)
+
+
+def _footer(summary: dict[str, Any]) -> str:
+    name, store = summary["study"], Path(summary["store"])
+    uri = summary["tracking"]["uri"]
+    here = (
+        "" if store == Path("paretoken-store").resolve() else f" --store {shlex.quote(str(store))}"
+    )
+    return (
+        f"figure   {store / 'latest' / name / 'front.html'}\n"
+        f"compare  mlflow ui --backend-store-uri {uri}\n"
+        f"next     paretoken front {name} --at knee{here} | "
+        "paretoken run rlt_tau --data YOUR_VIDEOS | paretoken studies"
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    prepare()
+    argv = sys.argv[1:] if argv is None else argv
+    wants_json = "--json" in argv
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        args, rest = parser().parse_known_args(argv)
+        if rest and args.command not in NOT_YET:
+            raise Mistake(f"{args.command}: unknown {' '.join(rest)}", "see --help")
+        code, answer = COMMANDS[args.command](args)
+    except Mistake as mistake:
+        code, answer = 2, _say(f"error: {mistake}")
+    except KeyboardInterrupt:
+        code, answer = INTERRUPTED, _say(_stopped(argv))
+    except Exception as error:
+        code, answer = _failed(error)
+    if wants_json:
+        print(json.dumps(answer, allow_nan=False))
+    return code
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _say(text: str) -> dict[str, Any]:
+    print(text, file=sys.stderr)
+    return {"error": text}
+
+
+def _stopped(argv: list[str]) -> str:
+    return f"stopped; nothing is lost. Continue with: {shlex.join(['paretoken', *argv])}"
+
+
+def _failed(error: Exception) -> tuple[int, dict[str, Any]]:
+    """Tell what ends a study from what is wrong with the machine, and that from our own errors."""
+    if getattr(error, "is_expected", False):
+        return 1, _say(f"stopped: {error}")
+    if isinstance(error, OSError) and error.errno in DISK:
+        where = error.filename or "the store"
+        return 2, _say(f"error: {where}: {error.strerror}\n  free space or choose another --store")
+    log = Path(f"paretoken-error-{time.strftime('%Y%m%d-%H%M%S')}.log")
+    log.write_text("".join(traceback.format_exception(error)))
+    traceback.print_exception(error)
+    return 1, _say(f"this should not happen; the log is {log}; `paretoken doctor` checks the rest")
+
+
+def entry() -> None:
+    """Run one command and end the process, whatever still waits in it.
+
+    A group that is only starting cannot be called back; Ray ends it with this process.
+    """
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    entry()

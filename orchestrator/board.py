@@ -1,0 +1,178 @@
+"""The board: stages go up, groups take them down, whoever posted one hears how it ended.
+
+One pool serves training and evaluation, so nothing waits for a device that other work keeps. The
+same stage posted twice is one job. A job that nobody waits for any more is cancelled. A group that
+was killed takes its job again; after the third time the job has failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+
+from search_spaces.study import Stage
+
+MAX_ATTEMPTS = 3
+PATIENCE_S = 60.0  # a group asks again this often, or its ranks' collectives would time out
+
+Outcome = dict[str, Any]  # Any: state, reason, seconds, reused
+
+
+@dataclass(eq=False)
+class Job:
+    """A stage on the board."""
+
+    key: str
+    stage: Stage
+    owners: set[str]
+    """Who waits for it."""
+    future: asyncio.Future[Outcome]
+    attempts: int = 0
+    group: int | None = None
+    started: float = 0.0
+    progress: tuple[int, int] = (0, 0)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether anybody still waits."""
+        return bool(self.owners)
+
+
+class Board:
+    """The actor's methods; one event loop, so no two of them interleave but at an await."""
+
+    def __init__(self) -> None:
+        self.clips: tuple[str, str] | None = None
+        self.queue: deque[Job] = deque()
+        self.jobs: dict[str, Job] = {}
+        self.taken: dict[int, Job] = {}
+        self.changed = asyncio.Condition()
+        self.closed: str | None = None
+        self.busy_s = 0.0
+        self.stages_run = 0
+
+    async def serve(self, data: str, manifest_digest: str) -> None:
+        """Say which clips all stages are about: the folder of their frames, and their digest.
+
+        Not told to groups at their start, so that they start while the clips are still made.
+        """
+        self.clips = data, manifest_digest
+
+    async def post(self, stage: Stage, key: str, owner: str) -> Outcome:
+        """Put a stage up and return how it ended: `state` is done, failed, fatal or cancelled."""
+        if self.closed is not None:
+            return {"state": "fatal", "reason": self.closed}
+        job = self.jobs.get(key)
+        if job is None:
+            future = asyncio.get_running_loop().create_future()
+            job = self.jobs[key] = Job(key, stage, set(), future)
+            self.queue.append(job)
+        job.owners.add(owner)
+        await self._notify()
+        return await asyncio.shield(job.future)
+
+    async def take(self, group: int) -> Outcome:
+        """Hand a group its next job, or the one it was killed with; or `wait`, or `stop`."""
+        job = self.taken.get(group)
+        if job is not None and job.attempts >= MAX_ATTEMPTS:
+            await self.done(group, {"state": "failed", "reason": _killed(job)})
+            job = None
+        if job is None:
+            job = await self._next()
+        if job is None:
+            return {"kind": "wait" if self.closed is None else "stop"}
+        job.attempts += 1
+        job.group, job.started = group, job.started or time.time()
+        self.taken[group] = job
+        return {"kind": "stage", "stage": job.stage, "key": job.key, "clips": self.clips}
+
+    async def _next(self) -> Job | None:
+        async with self.changed:
+            ready = self.changed.wait_for(lambda: self.queue or self.closed is not None)
+            try:
+                await asyncio.wait_for(ready, PATIENCE_S)
+            except TimeoutError:
+                return None
+            return self.queue.popleft() if self.queue and self.closed is None else None
+
+    async def beat(
+        self, group: int, key: str, progress: tuple[int, int], metrics: dict[str, float]
+    ) -> bool:
+        """Hear how far a group is; say whether to go on."""
+        job = self.taken.get(group)
+        if job is None or job.key != key:
+            return False
+        job.progress, job.metrics = progress, metrics
+        return job.is_wanted and self.closed is None
+
+    async def done(self, group: int, outcome: Outcome) -> None:
+        """Hear that a group ended its job."""
+        job = self.taken.pop(group, None)
+        if job is None:
+            return
+        self.busy_s += outcome.get("spent", 0.0)
+        self.stages_run += outcome["state"] == "done" and not outcome.get("reused", False)
+        if outcome["state"] == "cancelled" and job.is_wanted and self.closed is None:
+            job.attempts, job.group = 0, None  # wanted again in the meantime
+            self.queue.append(job)
+        else:
+            self._finish(job, outcome)
+        await self._notify()
+
+    async def release(self, owner: str) -> None:
+        """Forget whoever no longer waits; a job that nobody wants leaves the board."""
+        for job in list(self.jobs.values()):
+            job.owners.discard(owner)
+            if not job.is_wanted and job in self.queue:
+                self.queue.remove(job)
+                self._finish(job, {"state": "cancelled", "reason": "nobody waits for it"})
+
+    async def close(self, reason: str) -> None:
+        """Send all groups home and end every job."""
+        self.closed = reason
+        for job in list(self.jobs.values()):
+            self._finish(job, {"state": "fatal", "reason": reason})
+        self.queue.clear()
+        await self._notify()
+
+    async def snapshot(self) -> dict[str, Any]:
+        """Return what runs now, what waits, and the counts so far."""
+        running = [
+            {
+                "key": job.key,
+                "kind": job.stage.kind,
+                "group": group,
+                "progress": job.progress,
+                "metrics": job.metrics,
+                "seconds": time.time() - job.started,
+                "attempt": job.attempts,
+            }
+            for group, job in sorted(self.taken.items())
+        ]
+        counts = {"busy_s": self.busy_s, "stages_run": self.stages_run}
+        return {"running": running, "waiting": len(self.queue), **counts}
+
+    def _finish(self, job: Job, outcome: Outcome) -> None:
+        self.jobs.pop(job.key, None)
+        if not job.future.done():
+            job.future.set_result(outcome)
+
+    async def _notify(self) -> None:
+        async with self.changed:
+            self.changed.notify_all()
+
+
+def _killed(job: Job) -> str:
+    return f"its process was killed {job.attempts} times; the stage is given up"
+
+
+def start() -> ray.actor.ActorHandle:
+    """Start a board."""
+    remote = ray.remote(num_cpus=0, max_concurrency=1000)(Board)
+    return remote.remote()

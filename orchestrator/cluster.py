@@ -1,0 +1,90 @@
+"""Start Ray here or join a cluster, and share its CPUs out so that nothing waits for ever.
+
+Ray only hangs when groups, trials and data tasks do not fit together, without a word. So the shares
+are computed first: trials take none, data tasks half a CPU each, and groups leave one whole CPU
+free.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import ray
+
+from orchestrator.environment import hush
+from workloads.mistakes import Mistake
+
+log = logging.getLogger(__name__)
+
+ANSWER_S = 20  # how long an address may take to answer
+DATA_CPUS = 0.5  # of a decoding task
+
+
+@dataclass(frozen=True)
+class Shares:
+    """What one rank of a group reserves and uses."""
+
+    cpus: float
+    """Reserved with Ray."""
+    gpus: int
+    threads: int
+    """Of torch, in each rank."""
+
+
+def join(address: str | None) -> str:
+    """Start Ray on this machine, or join the cluster at an address; return where we are, in words.
+
+    Raises:
+        Mistake: nobody answers there, or not to us.
+    """
+    hush()
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    if address is None:
+        ray.init(address="local", include_dashboard=False, **quiet)
+        return f"local, {num_cpus():g} CPUs"
+    try:
+        ray.init(address=address, **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise Mistake(
+            f"--address {address}: no Ray cluster answers ({_first_line(error)})",
+            "is it up (ray status)? One with tokens wants RAY_AUTH_MODE=token and its token in\n"
+            "  RAY_AUTH_TOKEN or ~/.ray/auth_token; `paretoken doctor` shows what is set",
+        ) from None
+    return f"{address}, {num_cpus():g} CPUs, {num_gpus()} GPUs"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+
+
+def num_cpus() -> float:
+    """Return the CPUs of the cluster."""
+    return float(ray.cluster_resources().get("CPU", 0))
+
+
+def num_gpus() -> int:
+    """Return the GPUs of the cluster."""
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
+def shares(workers: int, ranks: int) -> Shares:
+    """Return what each rank gets.
+
+    Raises:
+        Mistake: the cluster has GPUs, but fewer than ranks.
+    """
+    total, gpus, processes = num_cpus(), num_gpus(), workers * ranks
+    if 0 < gpus < processes:
+        raise Mistake(
+            f"--workers {workers} x --ranks {ranks} need {processes} GPUs, the cluster has {gpus}",
+            f"choose at most {gpus} in all",
+        )
+    # Just under the share, so that a whole CPU is left whatever the rounding.
+    spare = max(total - 1, 0.02)
+    cpus = min(spare / processes, max(total / processes - DATA_CPUS, 0.01), 1.0) - 0.01
+    return Shares(
+        cpus=round(max(cpus, 0.01), 3),
+        gpus=1 if gpus else 0,
+        threads=max(int(total) // processes, 1),
+    )

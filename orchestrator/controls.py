@@ -1,0 +1,156 @@
+"""Controls: what each point of a front is worth beyond having fewer tokens.
+
+Derived after the search, at the tokens that the point achieved; never on the front. A training-free
+point is compared on its own checkpoint with random drop, fewer frames and lower resolution. For a
+trained point one model is trained with random drop at the mean keep ratio of its training (in steps
+of 0.05, shared by all points of that checkpoint), and evaluated with random drop at the point's
+tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+from orchestrator import stages
+from orchestrator.ledger import Ledger, Record
+from orchestrator.memory import DENSE, Memory
+from orchestrator.search import Halted, Heard, record_of
+from orchestrator.stages import Launch, StageFailed
+from orchestrator.store import Store
+from search_spaces.study import Stage
+from workloads import finetune
+from workloads.reducers import drop
+
+KEEP_STEP = 0.05
+
+Chosen = dict[str, Any]  # Any: as a trial chooses, a value for each path
+
+
+@dataclass(frozen=True)
+class Control:
+    """What a control is called, whose it is, and what it chooses."""
+
+    kind: str
+    of: int
+    chosen: Chosen
+    plan: Stage
+
+
+class Controls:
+    """Derives the controls of a front and runs those that the ledger does not have yet."""
+
+    def __init__(self, memory: Memory, ledger: Ledger, digest: str, store: Store) -> None:
+        self.memory, self.ledger, self.digest, self.store = memory, ledger, digest, store
+        self.study = memory.study
+
+    def run(self, front: Sequence[Record], launch: Launch, workers: int, heard: Heard) -> None:
+        """Run the controls of some points, `workers` at once.
+
+        Raises:
+            Halted: nothing can run any more.
+        """
+        points = [record for record in front if record.trial != DENSE]
+        with ThreadPoolExecutor(max_workers=workers) as threads:
+            keeps = list(threads.map(lambda point: self._trained_keep(point, launch), points))
+            wanted = [c for p, keep in zip(points, keeps, strict=True) for c in self.of(p, keep)]
+            missing = [control for control in wanted if not self._is_known(control)]
+            for record in threads.map(lambda control: self._measure(control, launch), missing):
+                self.ledger.append(record)
+                heard(record)
+
+    def of(self, point: Record, trained_keep: float | None) -> Iterator[Control]:
+        """Yield the controls of a point.
+
+        Args:
+            point: a complete trial.
+            trained_keep: share of the tokens that its model was trained on; None if on all.
+        """
+        chosen = self.memory.chosen(point.trial)
+        plan = self.study.plan(chosen)
+        tokens, cells = point.metrics["cost/tokens"], _num_cells(plan)
+        if trained_keep is not None:
+            keep = max(round(trained_keep / KEEP_STEP), 1) * KEEP_STEP
+            training = {"finetune.reducers": (drop.Config(keep=round(keep, 2)),)}
+            changes = {"drop": training | _dropped(cells, tokens)}
+        else:
+            changes = {"drop": _dropped(cells, tokens), **_smaller_clips(plan, tokens)}
+        for kind in self.study.controls:
+            if kind in changes and tokens < cells:
+                other = chosen | changes[kind]
+                control = Control(kind, point.trial, other, self.study.plan(other))
+                if control.plan != plan:
+                    yield control
+
+    def _trained_keep(self, point: Record, launch: Launch) -> float | None:
+        """Return the share of tokens that a point's model was trained on, measured on val."""
+        plan = self.study.plan(self.memory.chosen(point.trial))
+        reducers = _training(plan).reducers
+        if not reducers:
+            return None
+        same = self.study.plan(self.memory.chosen(point.trial) | {"evaluate.reducers": reducers})
+        try:
+            outcome = stages.run(same, self.digest, self.store, launch)
+        except StageFailed as error:
+            raise Halted(str(error)) from error
+        return outcome.metrics["cost/tokens"] / _num_cells(plan)
+
+    def _is_known(self, control: Control) -> bool:
+        keys = [stage.key(self.digest) for stage in control.plan.chain()]
+        return any(
+            (record.trial, record.params["control"], record.stage_keys)
+            == (control.of, control.kind, keys)
+            for record in self.ledger.controls()
+        )
+
+    def _measure(self, control: Control, launch: Launch) -> Record:
+        outcome, reason = None, ""
+        try:
+            outcome = stages.run(control.plan, self.digest, self.store, launch)
+        except StageFailed as error:
+            if error.state != "failed":
+                raise Halted(str(error)) from error
+            reason = str(error)
+        shown = {path: value for path, value in control.chosen.items() if "stride" not in path}
+        record = record_of(self.study, control.plan, shown, outcome, reason)
+        params = {**record.params, "control": control.kind}
+        return replace(record, trial=control.of, role="control", params=params)
+
+
+def _training(plan: Stage) -> finetune.Config:
+    """Return the config of the training that a plan evaluates."""
+    config = next(iter(plan.chain())).config
+    assert isinstance(config, finetune.Config)
+    return config
+
+
+def _num_cells(plan: Stage) -> int:
+    """Return the tokens of a full clip as the plan evaluates it."""
+    clip, model = plan.config.clip, _training(plan).model
+    return clip.frames // model.tubelet * (clip.size // model.patch) ** 2
+
+
+def _dropped(cells: int, tokens: float) -> Chosen:
+    return {"evaluate.reducers": (drop.Config(keep=drop.keep_for(cells, tokens)),)}
+
+
+def _smaller_clips(plan: Stage, tokens: float) -> dict[str, Chosen]:
+    """Return fewer frames over the same time, and fewer pixels, with about as many tokens."""
+    clip, model = plan.config.clip, _training(plan).model
+    times, side = clip.frames // model.tubelet, clip.size // model.patch
+    fewer = _nearest(range(1, times), tokens / side**2) * model.tubelet
+    smaller = _nearest([n**2 for n in range(1, side)], tokens / times) ** 0.5
+    stretch = clip.frames / fewer
+    dense: Chosen = {"evaluate.reducers": ()}
+    return {
+        "frames": dense
+        | {"evaluate.clip.frames": fewer, "evaluate.clip.stride": clip.stride * stretch},
+        "resolution": dense | {"evaluate.clip.size": round(smaller) * model.patch},
+    }
+
+
+def _nearest(counts: Sequence[int], wanted: float) -> int:
+    """Return the count next to the wanted one; of two, the larger."""
+    return min(reversed(counts), key=lambda count: abs(count - wanted))

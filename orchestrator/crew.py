@@ -1,0 +1,99 @@
+"""Ray, the groups and the clips of a run: started when first needed, sent home at its end.
+
+A run that finds everything in the store never starts them.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any
+
+import ray
+
+from orchestrator import cluster, data
+from orchestrator.display import Display
+from orchestrator.pool import Pool
+from orchestrator.store import Store
+from search_spaces.study import Stage
+from workloads.datasets import Manifest
+
+
+class Crew:
+    """Whoever does the work of a run; a context."""
+
+    def __init__(
+        self, store: Store, display: Display, address: str | None, workers: int, ranks: int
+    ) -> None:
+        self.store, self.display, self.address = store, display, address
+        self.workers, self.ranks = workers, ranks
+        self.scratch = store.root / "ray"
+        self.clips: tuple[Manifest, int] | None = None
+        self._starter = ThreadPoolExecutor(max_workers=1)
+        self._starting: Future[Pool] | None = None
+        self._ready: Pool | None = None
+
+    def start(self) -> Future[Pool]:
+        """Start Ray and the groups in the background; they need nothing but time."""
+        if self._starting is None:
+            self._starting = self._starter.submit(self._start)
+        return self._starting
+
+    def _start(self) -> Pool:
+        where = cluster.join(self.address)
+        self.display.line(f"ray    {where}")
+        pool = Pool(
+            self.workers, self.ranks, cluster.shares(self.workers, self.ranks), self.scratch
+        )
+        pool.start(self.store.root)
+        return pool
+
+    def work_on(self, manifest: Manifest, short_side: int) -> None:
+        """Say which clips it will be about, and how large their frames must be kept."""
+        self.clips = manifest, short_side
+
+    def pool(self) -> Pool:
+        """Return the groups, with the frames of all clips ready for them."""
+        if self._ready is None:
+            assert self.clips is not None, "work_on comes first"
+            manifest, short_side = self.clips
+            pool = self.start().result()
+            folder = data.folder_for(self.store.root, manifest, short_side)
+            bad = data.fill(folder, manifest, short_side, self._decoded)
+            if bad:
+                self.display.warn(data.complaint(folder, bad, manifest))
+            pool.serve(folder, manifest.digest)
+            self.display.snapshot = pool.snapshot
+            self._ready = pool
+        return self._ready
+
+    def launch(self, stage: Stage, key: str) -> dict[str, Any]:
+        """Run one stage; a `stages.Launch`."""
+        return self.pool().launch(stage, key)
+
+    def counts(self) -> dict[str, Any]:
+        """Return the seconds that stages took and how many were run, so far."""
+        if self._ready is None:
+            return {"busy_s": 0.0, "stages_run": 0}
+        seen = self._ready.snapshot()
+        return {"busy_s": seen["busy_s"], "stages_run": seen["stages_run"]}
+
+    def _decoded(self, done: int, total: int) -> None:
+        self.display.progress("decode", done, total)
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.display.snapshot = lambda: None
+        self._starter.shutdown(wait=False, cancel_futures=True)
+        if self._starting is None or not self._starting.done():
+            return
+        if self._starting.exception() is None and self._starting.result().stop():
+            ray.shutdown()
+        # Else Ray is left to notice the end of this process, which takes it seconds.

@@ -1,0 +1,115 @@
+"""What the sampler knows: Optuna's journal on the disk, and its mirror in memory.
+
+A trial enters the journal in one line, with all of its parameters, before it starts: it is sampled
+in the mirror first, so a crash between two parameters leaves nothing behind. The sampler's
+randomness is made anew for each trial from the study's seed and the trial's number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
+from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
+
+from orchestrator import samplers
+from orchestrator.ledger import Record
+from search_spaces.study import Study
+
+log = logging.getLogger(__name__)
+
+DENSE = 0  # the number of the trial that chooses nothing
+_DIRECTION = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
+
+
+class Memory:
+    """The journal of one study and its mirror; the driver alone writes it."""
+
+    def __init__(self, study: Study, path: Path) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        warnings.simplefilter("ignore", ExperimentalWarning)  # of TPE's `group`, pinned in the lock
+        self.study = study
+        self.make = samplers.load(study.sampler)
+        _mend(path)
+        directions = [_DIRECTION[objective.direction] for objective in study.objectives]
+        backend = JournalStorage(JournalFileBackend(str(path)))
+        known = optuna.get_all_study_names(backend)
+        if known:  # creating it "if it is not there" would write a line each time
+            self.journal = optuna.load_study(study_name=known[0], storage=backend)
+        else:
+            self.journal = optuna.create_study(storage=backend, directions=directions)
+        self.mirror = optuna.create_study(directions=directions)
+        self.mirror.add_trials(self.journal.trials)
+
+    def __len__(self) -> int:
+        return len(self.mirror.trials)
+
+    def ask(self) -> int:
+        """Choose the next trial and write it down; return its number. The first one is dense."""
+        number = len(self)
+        digest = hashlib.sha256(f"{self.study.seed}/{number}".encode()).digest()
+        seed = int.from_bytes(digest[:4], "big")
+        self.mirror.sampler = self.make(seed, self.study.trials)
+        trial = self.mirror.ask()
+        if number != DENSE:
+            self.study.space.suggest(trial)
+        self.journal.add_trial(self.mirror.trials[number])
+        return number
+
+    def tell(self, record: Record) -> None:
+        """Hear how a trial ended; one with a value that is no number counts as failed."""
+        values = [record.values[o.name] for o in self.study.objectives] if record.values else None
+        state = TrialState.COMPLETE if record.state == "complete" else TrialState.FAIL
+        for side in (self.journal, self.mirror):
+            if not side.trials[record.trial].state.is_finished():
+                side.tell(record.trial, values if state == TrialState.COMPLETE else None, state)
+
+    def chosen(self, number: int) -> dict[str, Any]:
+        """Return what a trial chose, by path; {} for the dense one."""
+        if number == DENSE:
+            return {}
+        return self.study.space.suggest(FixedTrial(self.asked(number)))
+
+    def asked(self, number: int) -> dict[str, Any]:
+        """Return the sampler's own parameters of a trial."""
+        return self.mirror.trials[number].params
+
+    def rebuild(self, records: Mapping[int, Record]) -> None:
+        """Write into the journal what only the ledger knows, and tell it what it was not told."""
+        for number in range(len(self), max(records, default=-1) + 1):
+            trial = self._from_ledger(records.get(number))
+            self.journal.add_trial(trial)
+            self.mirror.add_trial(trial)
+        for record in records.values():
+            self.tell(record)
+
+    def _from_ledger(self, record: Record | None) -> FrozenTrial:
+        if record is None:
+            return create_trial(state=TrialState.FAIL)
+        asked = FixedTrial(record.asked)
+        if record.trial != DENSE:
+            self.study.space.suggest(asked)
+        return create_trial(
+            state=TrialState.RUNNING, params=record.asked, distributions=asked.distributions
+        )
+
+
+def _mend(path: Path) -> None:
+    """Take away a line that a crash cut short, and the lock of a writer that is gone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Path(f"{path}.lock").unlink(missing_ok=True)  # this driver is the only one: it holds the study
+    if path.exists():
+        content = path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            log.warning("event=torn_line path=%s", path)
+            path.write_bytes(whole)

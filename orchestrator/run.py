@@ -1,0 +1,241 @@
+"""`paretoken run`: from a study and its clips to the front, through whatever is there already.
+
+A run that is killed at any moment is taken up by the next one: finished stages are read from the
+store, trials that were asked are adopted, and a study that is whole needs no Ray at all.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import search_spaces
+from orchestrator import report, search, summary, tracking
+from orchestrator.controls import Controls
+from orchestrator.crew import Crew
+from orchestrator.display import Display
+from orchestrator.files import write_json
+from orchestrator.ledger import Ledger, Record
+from orchestrator.lock import Lock
+from orchestrator.memory import Memory
+from orchestrator.search import Asker
+from orchestrator.store import Store
+from orchestrator.summary import Summary
+from search_spaces.study import Study
+from workloads import datasets
+from workloads.datasets import Manifest, synthetic
+from workloads.mistakes import Mistake
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command line selects; nothing in it changes a number, but for the clips."""
+
+    study: str
+    store: Path
+    data: Path | None = None
+    trials: int | None = None
+    workers: int = 1
+    ranks: int = 1
+    tracking_uri: str | None = None
+    address: str | None = None
+
+
+def run(options: Options, display: Display) -> Summary:
+    """Run or resume a study and return its summary.
+
+    Raises:
+        Mistake: something the user can put right.
+        data.TooManyBad, search.Halted: the study cannot go on; nothing is lost.
+    """
+    begun = time.monotonic()
+    study = search_spaces.load(options.study)
+    study = replace(study, trials=options.trials or study.trials)
+    study.check()
+    store = Store.open(options.store)
+    with Crew(store, display, options.address, options.workers, options.ranks) as crew:
+        manifest = _manifest(study, options, store, crew, display)
+        with _Run(study, manifest, store, crew, options, display) as one:
+            one.search()
+            one.control()
+            return one.finish(begun)
+
+
+def _manifest(
+    study: Study, options: Options, store: Store, crew: Crew, display: Display
+) -> Manifest:
+    folder = options.data
+    if folder is None:
+        if study.data is None:
+            raise Mistake(
+                f"study {study.name!r} needs --data PATH",
+                "class folders (PATH/<class>/*.mp4), or a CSV: path,label[,split[,group]]",
+            )
+        folder = _synthetic(study, study.data, store, crew, display)
+    hashes = store.root / "hashes.json"
+    manifest = datasets.load(folder, trains=study.trains, seed=study.seed, hashes=hashes)
+    display.line(f"data   {_described(manifest)}   {folder}")
+    for note in manifest.notes:
+        display.line(f"       {note}")
+    return manifest
+
+
+def _synthetic(
+    study: Study, config: synthetic.Config, store: Store, crew: Crew, display: Display
+) -> Path:
+    """Make a study's own clips; Ray starts beside it, as it will surely be needed."""
+    folder = store.root / "data" / f"{study.name}-{synthetic.key(config)[:8]}"
+    if not (folder / synthetic.MARKER).exists():
+        crew.start()
+
+    def drawn(done: int, total: int) -> None:
+        display.progress("draw", done, total)
+
+    return synthetic.write(config, folder, processes=os.cpu_count() or 1, progress=drawn)
+
+
+def _described(manifest: Manifest) -> str:
+    sizes = ", ".join(f"{len(manifest.ids(s))} {s}" for s in ("train", "val", "test"))
+    return f"{len(manifest.clips)} clips, {len(manifest.classes)} classes ({sizes})"
+
+
+class _Run:
+    """One study on its clips in its store; a context that holds the study's lock."""
+
+    def __init__(
+        self,
+        study: Study,
+        manifest: Manifest,
+        store: Store,
+        crew: Crew,
+        options: Options,
+        display: Display,
+    ) -> None:
+        self.study, self.manifest, self.store = study, manifest, store
+        self.crew, self.options, self.display = crew, options, display
+        self.key = study.key(manifest.digest)
+        self.folder = store.root / "studies" / self.key
+        self.lock = Lock(self.folder / "driver.lock")
+        crew.work_on(manifest, max(stage.config.clip.size for stage in study.stages))
+
+    def __enter__(self) -> _Run:
+        if not self.lock.take():
+            raise Mistake(
+                f"study {self.study.name!r} is being run on this store by {self.lock.holder()}",
+                "wait for it, stop it, or choose another --store",
+            )
+        self.ledger = Ledger(self.folder / "ledger.jsonl")
+        self.known = len(self.ledger.trials())
+        self.reused = 0
+        uri = self.options.tracking_uri or tracking.default_uri(self.store.root)
+        self.mirror = tracking.Mirror(uri, self.store.root, self.study.name, self.key)
+        self.memory = Memory(self.study, self.folder / "journal.log")
+        self.asker = Asker(
+            self.memory, self.ledger, self.manifest.digest, self.options.workers, self._heard
+        )
+        self._note_facts(None)
+        self._announce()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.lock.release()
+
+    def _announce(self) -> None:
+        self.display.line(f"store  {self.store.root}   mlflow  {self.mirror.uri}")
+        trials, adopted = len(self.ledger.trials()), len(self.asker.again)
+        if trials or adopted:
+            again = f", {adopted} taken up again" if adopted else ""
+            text = f"continuing {self.study.name}: {trials} of {self.study.trials} trials done"
+            self.display.line(text + again)
+        summary.point_latest(self.store.root, self.study.name, self.folder, self.display.line)
+
+    def _note_facts(self, run_id: str | None) -> None:
+        """Write `study.json`: what the ledger does not know."""
+        tracked = {"uri": self.mirror.uri, "experiment": tracking.EXPERIMENT, "run_id": run_id}
+        facts = summary.facts_of(
+            self.study.objectives,
+            name=self.study.name,
+            question=self.study.question,
+            key=self.key,
+            store=str(self.store.root),
+            workers=self.options.workers,
+            chance=1 / len(self.manifest.classes),
+            val_clips=len(self.manifest.ids("val")),
+            tracking=tracked,
+        )
+        write_json(self.folder / "study.json", facts)
+
+    def search(self) -> None:
+        """Run the trials that are left."""
+        if self.asker.left:
+            search.search(self.asker, self.crew.pool(), self.store, self.crew.scratch)
+
+    def _heard(self, record: Record) -> None:
+        self.mirror.push(record)
+        self.reused += sum(took["reused"] for took in record.stages)
+        trials = list(self.ledger.trials().values())
+        if record.role == "trial":
+            done = len(trials)
+            failed = sum(trial.state == "failed" for trial in trials)
+            best = summary.progress_of(trials, self.study.objectives, self._chance)
+            self.display.searching(record, done, self.study.trials, failed, best)
+        else:
+            self.display.control(record)
+
+    @property
+    def _chance(self) -> float:
+        return 1 / len(self.manifest.classes)
+
+    def control(self) -> None:
+        """Run the controls of the front."""
+        front = summary.front_records(list(self.ledger.trials().values()), self.study.objectives)
+        controls = Controls(self.memory, self.ledger, self.manifest.digest, self.store)
+        controls.run(front, self.crew.launch, self.options.workers, self._heard)
+
+    def finish(self, begun: float) -> Summary:
+        """Write the report, bring MLflow up to date, and return the summary."""
+        call = {**self.crew.counts(), "trials_reused": self.known, "stages_reused": self.reused}
+        self._note_facts(self.mirror.connected())
+        call["wall_s"] = time.monotonic() - begun
+        made = summary.summarise(self.folder, self.ledger, call)
+        mirror_up(self.mirror, self.ledger, made, self.folder, self.display)
+        return made
+
+
+def mirror_up(
+    mirror: tracking.Mirror, ledger: Ledger, made: Summary, folder: Path, display: Display
+) -> None:
+    """Write the report of a summary and bring MLflow up to date with it."""
+    ranks = {point["trial"]: place for place, point in enumerate(made["front"], start=1)}
+    parent = tracking.Parent("no trial is complete", [], {}, "FAILED")
+    if ranks:
+        files = report.write(made, folder)
+        shown = [files[name] for name in ("front.html", "front.json", "front.csv", "front.png")]
+        growth = summary.growth(list(ledger.trials().values()), made)
+        parent = tracking.Parent(report.markdown(made), shown, growth)
+    error = mirror.finish(ledger.records, ranks, parent)
+    if error is not None:
+        display.warn(
+            f"MLflow at {mirror.uri}: {error}; the ledger has everything, "
+            f"`paretoken front {made['study']}` makes up for it"
+        )
+
+
+def front(options: Options, display: Display) -> Summary:
+    """Return the summary of a study that was run, with its report written and MLflow repaired.
+
+    Raises:
+        Mistake: it was never run on this store.
+    """
+    folder = summary.latest(options.store, options.study)
+    ledger = Ledger(folder / "ledger.jsonl")
+    made = summary.summarise(folder, ledger)
+    tracked: dict[str, Any] = made["tracking"]
+    uri = options.tracking_uri or tracked["uri"]
+    mirror = tracking.Mirror(uri, Path(made["store"]), made["study"], made["study_key"])
+    made["tracking"] = {**tracked, "uri": uri, "run_id": mirror.connected()}
+    mirror_up(mirror, ledger, made, folder, display)
+    return made

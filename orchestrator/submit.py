@@ -1,0 +1,150 @@
+"""`paretoken submit`: run a study on a Ray cluster, as a job.
+
+    paretoken submit demo --address http://127.0.0.1:8265 --follow
+
+The project folder is shipped as it lies here, without what git ignores, and `run` is started in it
+by the `python` on the head's PATH. --data and --store are paths of the cluster. The job's own
+folder is temporary, so a store is an absolute path there, or one under `~`: `~/paretoken-store`
+where none is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator import parcel
+from workloads.mistakes import Mistake
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobDetails
+
+    from orchestrator.jobs import Jobs
+
+ROOT = Path(__file__).resolve().parent.parent
+INTERRUPTED = 130
+NO_PYTHON = 127  # how a shell ends that does not find a command
+
+Answer = tuple[int, dict[str, Any]]  # Any: JSON
+
+
+def submit(args: argparse.Namespace, root: Path = ROOT) -> Answer:
+    """Send a study to a cluster, or ask after a job that was sent.
+
+    Raises:
+        Mistake: in the command line, the address, the token, or the size of the project folder.
+        jobs.Lost: the cluster went away while a job was followed.
+    """
+    _check(args)
+    command = parcel.command(args, root) if args.study else ""
+    if token_source() is not None:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's client for jobs does not do so
+    from orchestrator.jobs import Jobs  # Ray reads the mode now
+
+    jobs = Jobs(args.address.rstrip("/"))
+    if command:
+        return _send(args, jobs, command, root)
+    if args.logs:
+        return _follow(args, jobs, args.logs) if args.follow else _log(args, jobs)
+    info = jobs.stop(args.stop) if args.stop else jobs.info(args.status)
+    _print(args, f"{_described(info)}\n")
+    still_runs = bool(args.stop) and not info.status.is_terminal()
+    return int(still_runs), _answer(jobs, info)
+
+
+def token_source() -> str | None:
+    """Return where Ray finds a token on this machine; it looks in this order."""
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        if os.environ.get(name):
+            return name
+    return "~/.ray/auth_token" if Path("~/.ray/auth_token").expanduser().is_file() else None
+
+
+def _check(args: argparse.Namespace) -> None:
+    if sum(bool(asked) for asked in (args.study, args.status, args.logs, args.stop)) != 1:
+        raise Mistake("submit takes a STUDY or one of --status, --logs, --stop", "see --help")
+    if not (args.address or "").startswith(("http://", "https://")):
+        raise Mistake(
+            f"--address {args.address or ''} must be the URL of a Ray dashboard".replace("  ", " "),
+            "such as http://127.0.0.1:8265, where `ray dashboard cluster.yaml` puts it",
+        )
+
+
+def _send(args: argparse.Namespace, jobs: Jobs, command: str, root: Path) -> Answer:
+    job_id = jobs.send(command, root)
+    again, there = f"paretoken submit --{{}} {job_id}", f"--address {jobs.address}"
+    _print(
+        args,
+        f"job    {job_id}: {command}\n"
+        f"next   {again.format('logs')} --follow {there}\n"
+        f"       {again.format('status')} {there}\n"
+        f"       {again.format('stop')} {there}\n",
+    )
+    if args.follow:
+        return _follow(args, jobs, job_id)
+    return 0, _answer(jobs, jobs.info(job_id))
+
+
+def _follow(args: argparse.Namespace, jobs: Jobs, job_id: str) -> Answer:
+    """Show the log of a job until it ends; the exit code is the job's."""
+    try:
+        info = jobs.follow(job_id, lambda text: _print(args, text))
+    except KeyboardInterrupt:
+        stop = f"paretoken submit --stop {job_id} --address {jobs.address}"
+        _print(args, f"\njob {job_id} runs on; to stop it: {stop}\n")
+        return INTERRUPTED, _answer(jobs, jobs.info(job_id))
+    _print(args, f"{_described(info)}\n")
+    answer = _answer(jobs, info)
+    return answer["exit_code"], {**answer, "summary": _summary(jobs.log(job_id))}
+
+
+def _log(args: argparse.Namespace, jobs: Jobs) -> Answer:
+    text = jobs.log(args.logs)
+    _print(args, text)
+    return 0, {**_answer(jobs, jobs.info(args.logs)), "summary": _summary(text)}
+
+
+def _summary(log: str) -> Any:  # Any: JSON
+    """Return what a job that was submitted with --json printed last; None if nothing."""
+    for line in reversed(log.splitlines()):
+        if line.startswith("{"):
+            with suppress(json.JSONDecodeError):
+                return json.loads(line)
+    return None
+
+
+def _answer(jobs: Jobs, info: JobDetails) -> dict[str, Any]:
+    return {
+        "job_id": info.submission_id,
+        "status": info.status.value,
+        "address": jobs.address,
+        "exit_code": _exit_code(info),
+    }
+
+
+def _exit_code(info: JobDetails) -> int | None:
+    """Return how a job ended; 1 where it was stopped, was killed or never began."""
+    if not info.status.is_terminal():
+        return None
+    return 0 if info.status.value == "SUCCEEDED" else max(info.driver_exit_code or 1, 1)
+
+
+def _described(info: JobDetails) -> str:
+    """Say in a line or two what became of a job."""
+    code = _exit_code(info)
+    ended = "" if code is None else f", exit code {code}"
+    line = f"job    {info.submission_id}: {info.status.value}{ended}"
+    if code == NO_PYTHON:
+        return f"{line}\n  the PATH that the head was started with has no `python`"
+    began = info.driver_exit_code is not None or info.status.value in ("RUNNING", "STOPPED")
+    return line if began else f"{line}\n  {info.message}"
+
+
+def _print(args: argparse.Namespace, text: str) -> None:
+    """Print for people; with --json they get it on stderr."""
+    print(text, end="", flush=True, file=sys.stderr if args.json else sys.stdout)

@@ -1,0 +1,207 @@
+"""A study as data: its stages, what may vary in them, what is optimised, and the keys of it all.
+
+A stage is pretraining, fine-tuning or evaluation with one frozen config and the stages it reads.
+Equal stages have equal keys, over all studies and machines, so none is run twice. The stages of a
+study as they are written are its dense model: trial 0.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from search_spaces.objectives import GMACS, TOP1, Objective
+from search_spaces.space import Space
+from workloads import evaluate, finetune, readers
+from workloads.datasets import synthetic
+from workloads.knobs import Choice, canonical, key_of, knobs_of
+from workloads.mistakes import Mistake
+from workloads.reducers import base
+
+Kind = Literal["pretrain", "finetune", "evaluate"]
+Control = Literal["drop", "frames", "resolution"]
+StageConfig = finetune.Config | evaluate.Config
+
+# Whatever a stage of any kind goes through, beside the modules that its config names.
+_ALWAYS = ("workloads.vit", "workloads.parts", "workloads.clips", "workloads.frames")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One piece of work: what to do, and which finished stages it reads."""
+
+    kind: Kind
+    config: StageConfig
+    inputs: tuple[tuple[Literal["weights", "teacher"], Stage], ...] = ()
+
+    def key(self, manifest_digest: str) -> str:
+        """Return the name of this work in the store: equal for equal results."""
+        inputs = [(role, stage.key(manifest_digest)) for role, stage in self.inputs]
+        versions = {"torch": _torch_version(), **readers.versions()}
+        facts = [self.kind, canonical(self.config), self._revisions(), inputs]
+        return key_of([*facts, manifest_digest, versions])
+
+    def chain(self) -> Iterator[Stage]:
+        """Yield the stages that this one needs, in order, and itself last."""
+        for _, stage in self.inputs:
+            yield from stage.chain()
+        yield self
+
+    def _revisions(self) -> dict[str, int]:
+        modules = {f"workloads.{self.kind}", *_ALWAYS, *_modules_of(canonical(self.config))}
+        found = {name: getattr(sys.modules.get(name), "REVISION", None) for name in modules}
+        return {name: revision for name, revision in sorted(found.items()) if revision is not None}
+
+
+def _torch_version() -> str:
+    import torch
+
+    return torch.__version__.split("+")[0]  # the same work on a CPU and on a GPU
+
+
+def _modules_of(value: Any) -> Iterator[str]:  # Any: JSON
+    if isinstance(value, dict):
+        if "type" in value:
+            yield value["type"].rsplit(".", 1)[0]
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _modules_of(item)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """One question, and everything that decides its answer."""
+
+    name: str
+    question: str
+    stages: tuple[Stage, ...]
+    """In order; the last one is an evaluation. As they stand they are the dense model."""
+    space: Space
+    objectives: tuple[Objective, ...] = (TOP1, GMACS)
+    controls: tuple[Control, ...] = ("drop", "frames", "resolution")
+    """Derived for each point of the front, at its tokens."""
+    sampler: str = "tpe"
+    """A function of `orchestrator/samplers.py`."""
+    trials: int
+    """In all, dense included; more may be asked for later."""
+    seed: int = 0
+    confirm_seeds: int = 3
+    data: synthetic.Config | None = None
+    """Clips to make where none are given."""
+
+    def key(self, manifest_digest: str) -> str:
+        """Return the name of this study on these clips; its wording and length do not matter."""
+        aside = ("name", "question", "trials", "confirm_seeds", "data")
+        fields = [f.name for f in dataclasses.fields(self) if f.name not in aside]
+        whole = key_of([{name: getattr(self, name) for name in fields}, manifest_digest])
+        return whole[:16]  # a folder name that people see
+
+    def __post_init__(self) -> None:
+        if self.trials < 1:
+            raise Mistake(f"trials={self.trials} must be 1 or more", "dense alone is one trial")
+        kinds = [stage.kind for stage in self.stages]
+        for path, _ in self.space.domains:
+            if path.partition(".")[0] not in kinds:
+                raise Mistake(f"space: {path!r} is of no stage of this study", f"{kinds}")
+
+    @property
+    def trains(self) -> bool:
+        """Whether any stage learns."""
+        return any(stage.kind != "evaluate" for stage in self.stages)
+
+    def plan(self, chosen: Mapping[str, Any]) -> Stage:
+        """Return the last stage with the chosen values in it and in all that it needs.
+
+        Raises:
+            Mistake: a path names no stage or field.
+        """
+        made: dict[Stage, Stage] = {}
+        for stage in self.stages:
+            config = stage.config
+            for path, value in chosen.items():
+                kind, _, field = path.partition(".")
+                if kind == stage.kind:
+                    config = with_field(config, field, value)
+            inputs = tuple((role, made[needed]) for role, needed in stage.inputs)
+            made[stage] = replace(stage, config=config, inputs=inputs)
+        return made[self.stages[-1]]
+
+    def check(self) -> None:
+        """Build every kind of plan that the search may come to, before any work starts.
+
+        Raises:
+            Mistake: a chain is not legal in its host, a clip does not fit, a field does not exist.
+        """
+        for chosen in ({}, *self.space.examples()):
+            learner: finetune.Config | None = None
+            for stage in self.plan(chosen).chain():
+                learner = stage.config if isinstance(stage.config, finetune.Config) else learner
+                assert learner is not None, "an evaluation reads a training"
+                clip, host = stage.config.clip, learner.model.host(learner.reducers)
+                host.grid_of(clip.frames, clip.size, clip.size)
+                base.chain_of(stage.config.reducers, host)
+
+    def smoke(self) -> Study:
+        """Return the same study in seconds: synthetic clips, a tiny model, 2 trials."""
+        data = synthetic.Config(train=32, val=16, test=8, side=32, frames=8)
+        small = {stage: _shrink(stage) for stage in self.stages}
+        stages = tuple(
+            replace(small[s], inputs=tuple((role, small[i]) for role, i in s.inputs))
+            for s in self.stages
+        )
+        return replace(self, stages=stages, trials=2, data=data)
+
+
+def _shrink(stage: Stage) -> Stage:
+    clip = replace(stage.config.clip, frames=8, stride=1.0, size=32)
+    config: StageConfig = replace(stage.config, clip=clip, batch=8)
+    if isinstance(config, finetune.Config):
+        model = replace(config.model, dim=16, depth=2, heads=2, patch=8, frames=8, size=32)
+        config = replace(config, steps=4, model=model)
+    return replace(stage, config=config)
+
+
+def with_field(config: Any, path: str, value: Any) -> Any:  # Any: a config and a field of any kind
+    """Return a frozen config with one field changed, however deep.
+
+    Raises:
+        Mistake: there is no such field.
+    """
+    name, _, rest = path.partition(".")
+    if name not in {field.name for field in dataclasses.fields(config)}:
+        raise Mistake(f"space: {type(config).__module__} has no field {name!r}")
+    return replace(
+        config, **{name: with_field(getattr(config, name), rest, value) if rest else value}
+    )
+
+
+def params_of(plan: Stage, paths: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a person calls a plan: its reducers, their knobs, and whatever else varies.
+
+    The evaluated chain stands bare (`reducer`, `tau`), that of training with `finetune.` before it.
+    """
+    params: dict[str, Any] = {}
+    for stage in reversed(list(plan.chain())):
+        prefix = "" if stage.kind == "evaluate" else f"{stage.kind}."
+        params |= {
+            prefix + name: value for name, value in _chain_params(stage.config.reducers).items()
+        }
+    plain = {path: value for path, value in paths.items() if not path.endswith(".reducers")}
+    return params | plain
+
+
+def _chain_params(configs: tuple[base.Config, ...]) -> dict[str, Any]:
+    names = [name for config in configs for name in knobs_of(type(config))]
+    params: dict[str, Any] = {"reducer": base.name_of_chain(configs)}
+    for config in configs:
+        for name, knob in knobs_of(type(config)).items():
+            value = getattr(config, name)
+            if isinstance(knob, Choice) and value == getattr(type(config)(), name):
+                continue  # the usual kind needs no mention
+            label = f"{base.name_of(config)}.{name}" if names.count(name) > 1 else name
+            params[label] = value
+    return params

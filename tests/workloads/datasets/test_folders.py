@@ -1,0 +1,70 @@
+"""Class folders are read as a person arranged them, or the person hears what is odd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from workloads.datasets import Clip, folders
+from workloads.mistakes import Mistake
+
+MakeFiles = Callable[..., Path]
+
+
+def test_a_folder_is_a_class_at_any_depth(make_files: MakeFiles) -> None:
+    root = make_files("run/a.mp4", "run/park/b.MP4", "jump/c.webm")
+    assert folders.rows(root, "--data x") == [
+        Clip("jump/c.webm", "jump"),
+        Clip("run/a.mp4", "run"),
+        Clip("run/park/b.MP4", "run"),
+    ]
+
+
+def test_top_folders_named_like_splits_are_splits(make_files: MakeFiles) -> None:
+    root = make_files("train/run/a.mp4", "Val/run/park/b.mp4", "test/jump/c.mp4")
+    assert folders.rows(root, "--data x") == [
+        Clip("Val/run/park/b.mp4", "run", "Val"),
+        Clip("test/jump/c.mp4", "jump", "test"),
+        Clip("train/run/a.mp4", "run", "train"),
+    ]
+
+
+def test_hidden_and_other_files_are_passed_over(make_files: MakeFiles) -> None:
+    root = make_files(
+        "run/a.mp4", "run/._a.mp4", ".trash/run/b.mp4", "run/.old/c.mp4", "run/notes.txt", "x.json"
+    )
+    assert folders.rows(root, "--data x") == [Clip("run/a.mp4", "run")]
+
+
+def test_linked_class_folders_are_followed_and_dangling_links_are_not(
+    make_files: MakeFiles,
+) -> None:
+    root, elsewhere = make_files("run/a.mp4"), make_files("b.mp4", root="elsewhere")
+    (root / "jump").symlink_to(elsewhere)
+    (root / "run" / "gone.mp4").symlink_to(root / "nowhere.mp4")
+    assert [clip.path for clip in folders.rows(root, "--data x")] == ["jump/b.mp4", "run/a.mp4"]
+
+
+def test_a_class_may_be_called_train(make_files: MakeFiles) -> None:
+    root = make_files("bus/a.mp4", "train/b.mp4", "train/steam/c.mp4")
+    assert [clip.label for clip in folders.rows(root, "--data x")] == ["bus", "train", "train"]
+
+
+@pytest.mark.parametrize(
+    ("paths", "complaint"),
+    [
+        (("a.mp4", "b.mp4"), "a.mp4 lies in no class folder"),
+        (("run/a.mp4", "b.mp4"), "b.mp4 lies in no class folder"),
+        (("train/a.mp4", "val/b.mp4"), "train/a.mp4 lies in no class folder"),
+        (("train/run/a.mp4", "extra/run/b.mp4"), 'folder "extra" stands beside the splits'),
+    ],
+)
+def test_other_arrangements_are_a_mistake_that_says_how_to_arrange(
+    make_files: MakeFiles, paths: tuple[str, ...], complaint: str
+) -> None:
+    with pytest.raises(Mistake) as caught:
+        folders.rows(make_files(*paths), "--data x")
+    assert caught.value.what == f"--data x: {complaint}"
+    assert "<class>/x.mp4" in caught.value.remedy

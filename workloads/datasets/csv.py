@@ -1,0 +1,74 @@
+"""A table of videos: `path,label[,split[,group]]` with a header, as UTF-8 CSV.
+
+Paths are relative to the CSV, further columns are ignored, an empty cell is "not given".
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from workloads.datasets.manifest import Clip
+from workloads.mistakes import Mistake
+
+Row = tuple[int, Clip]  # with its line in the file, for messages
+
+
+def rows(path: Path, field: str) -> list[Clip]:
+    """Return a clip for every row of a CSV; `field` names the file in a Mistake."""
+    try:
+        numbered = _parse(path, field)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise Mistake(f"{field}: not a UTF-8 CSV ({error})", "save it as UTF-8 CSV") from error
+    _check_twice(numbered, field)
+    _check_missing(numbered, path, field)
+    return [clip for _, clip in numbered]
+
+
+def _parse(path: Path, field: str) -> list[Row]:
+    with path.open(encoding="utf-8-sig", newline="") as file:  # -sig: spreadsheets write a BOM
+        table = csv.DictReader(file, restval="")
+        columns = [name.strip() for name in table.fieldnames or ()]
+        for needed in ("path", "label"):
+            if needed not in columns:
+                found = ", ".join(columns) or "none"
+                raise Mistake(
+                    f'{field}: no column "{needed}" (columns found: {found})',
+                    "the first line must name the columns: path,label[,split[,group]]",
+                )
+        table.fieldnames = columns
+        return [(table.line_num, _clip(row, table.line_num, path, field)) for row in table]
+
+
+def _clip(row: dict[str, str], line: int, path: Path, field: str) -> Clip:
+    cells = {name: row.get(name, "").strip() for name in ("path", "label", "split", "group")}
+    for name in ("path", "label"):
+        if not cells[name]:
+            raise Mistake(f"{field}: row {line} has no {name}", "fill it in, or remove the row")
+    # One spelling a file, so that ./a.mp4 and a.mp4 are found to be the same.
+    relative = os.path.relpath(path.parent / cells["path"], path.parent)
+    return Clip(Path(relative).as_posix(), cells["label"], cells["split"], cells["group"])
+
+
+def _check_twice(numbered: Sequence[Row], field: str) -> None:
+    first: dict[str, int] = {}
+    for line, clip in numbered:
+        if clip.path in first:
+            raise Mistake(
+                f"{field}: row {line} repeats {clip.path} of row {first[clip.path]}",
+                "one row a video; cut a video with several labels into clips of its own",
+            )
+        first[clip.path] = line
+
+
+def _check_missing(numbered: Sequence[Row], path: Path, field: str) -> None:
+    missing = [(line, clip) for line, clip in numbered if not (path.parent / clip.path).is_file()]
+    if missing:
+        line, clip = missing[0]
+        raise Mistake(
+            f"{field}: {len(missing)} of {len(numbered)} videos do not exist, "
+            f"the first in row {line}: {clip.path}",
+            f"paths are relative to the CSV's folder, {path.parent}",
+        )
