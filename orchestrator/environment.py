@@ -18,6 +18,7 @@ SETTINGS = {
     "RAY_ENABLE_AUTO_CONNECT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # The ledger remembers; Tune's own folder is scrap.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # an interrupt ends the run, ours to say how
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TUNE_WARN_SLOW_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "3600",

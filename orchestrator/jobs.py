@@ -1,6 +1,6 @@
 """The jobs of a Ray cluster, over HTTP; what can go wrong on the way there comes with its remedy.
 
-Set RAY_AUTH_MODE before importing this module: Ray reads it once, when it is imported itself.
+Import this module after `credentials.use()`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,12 @@ ANSWER_S = 20.0  # how long an address may take to answer
 STOP_S = 60.0  # Ray asks a job to stop, and kills it 3 s later
 POLL_S = 0.5
 RIVALS = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
-CHATTY = ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk")
-CHATTY += ("_private.runtime_env.packaging", "_private.runtime_env.working_dir")
+CHATTY = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+    "ray._private.runtime_env.working_dir",
+)
 
 
 class Lost(RuntimeError):  # noqa: N818 - the network's, not an error of ours
@@ -46,9 +50,9 @@ class Jobs:
         self.address = address
         self._knock()
         for name in RIVALS:
-            os.environ.pop(name, None)  # Ray would go there instead, without a word
+            os.environ.pop(name, None)  # Ray would ask there instead, without a word
         for name in CHATTY:
-            logging.getLogger(f"ray.{name}").setLevel(logging.ERROR)
+            logging.getLogger(name).setLevel(logging.ERROR)
         try:
             with self._asking():
                 self._client = JobSubmissionClient(address)

@@ -23,8 +23,13 @@ def command(args: argparse.Namespace, root: Path) -> str:
     """Return the command that runs a study as a command line asks for it.
 
     Raises:
-        Mistake: the study, its place or that of the store would not do over there.
+        Mistake: there is no project to ship, or what is asked for would not do over there.
     """
+    if not (root / "pyproject.toml").is_file():
+        raise Mistake(
+            f"submit ships the project folder, and {root} is none",
+            "install paretoken from a checkout with `make setup`, and submit from there",
+        )
     words = ["python", "-m", "orchestrator", "run", _study(args.study, root), "--address", "auto"]
     for name in ("trials", "workers", "ranks", "tracking_uri"):
         value = getattr(args, name)
@@ -37,11 +42,6 @@ def command(args: argparse.Namespace, root: Path) -> str:
 
 def _study(name: str, root: Path) -> str:
     """Return the name of a study, or the path of its file within the project folder."""
-    if not (root / "pyproject.toml").is_file():
-        raise Mistake(
-            f"submit ships the project folder, and {root} is none",
-            "install paretoken from a checkout with `make setup`, and submit from there",
-        )
     if name in search_spaces.available():
         return name
     search_spaces.load(name)  # better to fail here than over there
@@ -81,7 +81,8 @@ def too_large(root: Path) -> Mistake:
     sizes: Counter[str] = Counter()
     for name in ignored.match_tree_files(root, negate=True):
         sizes[Path(name).parts[0]] += (root / name).stat().st_size
-    heavy = ", ".join(f"{name} ({size >> 20} MiB)" for name, size in sizes.most_common(3))
+    largest = [(name, size >> 20) for name, size in sizes.most_common(3) if size >> 20]
+    heavy = ", ".join(f"{name} ({mebibytes} MiB)" for name, mebibytes in largest)
     return Mistake(
         f"{root} is too large to be shipped, the limit is 100 MiB packed: {heavy}",
         "name what the job does not need in .gitignore or .rayignore; videos belong on the\n"

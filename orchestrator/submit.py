@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator import parcel
+from orchestrator import credentials, parcel
 from workloads.mistakes import Mistake
 
 if TYPE_CHECKING:
@@ -42,9 +41,8 @@ def submit(args: argparse.Namespace, root: Path = ROOT) -> Answer:
     """
     _check(args)
     command = parcel.command(args, root) if args.study else ""
-    if token_source() is not None:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's client for jobs does not do so
-    from orchestrator.jobs import Jobs  # Ray reads the mode now
+    credentials.use()
+    from orchestrator.jobs import Jobs  # not before: with it Ray is imported
 
     jobs = Jobs(args.address.rstrip("/"))
     if command:
@@ -57,37 +55,32 @@ def submit(args: argparse.Namespace, root: Path = ROOT) -> Answer:
     return int(still_runs), _answer(jobs, info)
 
 
-def token_source() -> str | None:
-    """Return where Ray finds a token on this machine; it looks in this order."""
-    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
-        if os.environ.get(name):
-            return name
-    return "~/.ray/auth_token" if Path("~/.ray/auth_token").expanduser().is_file() else None
-
-
 def _check(args: argparse.Namespace) -> None:
     if sum(bool(asked) for asked in (args.study, args.status, args.logs, args.stop)) != 1:
         raise Mistake("submit takes a STUDY or one of --status, --logs, --stop", "see --help")
-    if not (args.address or "").startswith(("http://", "https://")):
+    if not args.address or not args.address.startswith(("http://", "https://")):
         raise Mistake(
-            f"--address {args.address or ''} must be the URL of a Ray dashboard".replace("  ", " "),
-            "such as http://127.0.0.1:8265, where `ray dashboard cluster.yaml` puts it",
+            f"--address {args.address} is no URL" if args.address else "submit needs --address URL",
+            "that of a Ray dashboard: http://127.0.0.1:8265 with `ray dashboard cluster.yaml`",
         )
 
 
 def _send(args: argparse.Namespace, jobs: Jobs, command: str, root: Path) -> Answer:
     job_id = jobs.send(command, root)
-    again, there = f"paretoken submit --{{}} {job_id}", f"--address {jobs.address}"
     _print(
         args,
         f"job    {job_id}: {command}\n"
-        f"next   {again.format('logs')} --follow {there}\n"
-        f"       {again.format('status')} {there}\n"
-        f"       {again.format('stop')} {there}\n",
+        f"next   {_again(jobs, 'logs', job_id)} --follow\n"
+        f"       {_again(jobs, 'status', job_id)}\n"
+        f"       {_again(jobs, 'stop', job_id)}\n",
     )
     if args.follow:
         return _follow(args, jobs, job_id)
     return 0, _answer(jobs, jobs.info(job_id))
+
+
+def _again(jobs: Jobs, word: str, job_id: str) -> str:
+    return f"paretoken submit --{word} {job_id} --address {jobs.address}"
 
 
 def _follow(args: argparse.Namespace, jobs: Jobs, job_id: str) -> Answer:
@@ -95,8 +88,7 @@ def _follow(args: argparse.Namespace, jobs: Jobs, job_id: str) -> Answer:
     try:
         info = jobs.follow(job_id, lambda text: _print(args, text))
     except KeyboardInterrupt:
-        stop = f"paretoken submit --stop {job_id} --address {jobs.address}"
-        _print(args, f"\njob {job_id} runs on; to stop it: {stop}\n")
+        _print(args, f"\njob {job_id} runs on; to stop it: {_again(jobs, 'stop', job_id)}\n")
         return INTERRUPTED, _answer(jobs, jobs.info(job_id))
     _print(args, f"{_described(info)}\n")
     answer = _answer(jobs, info)
@@ -135,14 +127,13 @@ def _exit_code(info: JobDetails) -> int | None:
 
 
 def _described(info: JobDetails) -> str:
-    """Say in a line or two what became of a job."""
-    code = _exit_code(info)
+    """Say what became of a job, and why where nothing of it ran that could have said so."""
+    code = info.driver_exit_code
     ended = "" if code is None else f", exit code {code}"
     line = f"job    {info.submission_id}: {info.status.value}{ended}"
     if code == NO_PYTHON:
         return f"{line}\n  the PATH that the head was started with has no `python`"
-    began = info.driver_exit_code is not None or info.status.value in ("RUNNING", "STOPPED")
-    return line if began else f"{line}\n  {info.message}"
+    return f"{line}\n  {info.message}" if code is None and _exit_code(info) else line
 
 
 def _print(args: argparse.Namespace, text: str) -> None:

@@ -35,9 +35,9 @@ def attention_map(q_NAE: Tensor, k_NAE: Tensor, tokens: Tokens) -> Tensor:
     return torch.softmax(logits_SALL, dim=-1)
 
 
-def backend(tokens: Tokens, device: torch.device, dtype: torch.dtype) -> str:
+def backend(is_equal: bool, device: torch.device, dtype: torch.dtype) -> str:
     """Name the kernel that `attend` uses for such a batch: it stands beside every speed."""
-    if tokens.is_equal:
+    if is_equal:
         return "sdpa-dense"
     half = dtype in (torch.float16, torch.bfloat16)
     return "varlen" if device.type == "cuda" and half else "sdpa-loop"

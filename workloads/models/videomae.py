@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -32,7 +32,7 @@ from workloads.tokens import Grid
 from workloads.vit import Block, VideoTransformer
 
 REVISION = 1
-SIZES = {
+SIZES: dict[str, dict[str, Any]] = {  # Any: fields of a Config
     "small": {"dim": 384, "depth": 12, "heads": 6},
     "base": {"dim": 768, "depth": 12, "heads": 12},
     "large": {"dim": 1024, "depth": 24, "heads": 16},
