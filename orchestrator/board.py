@@ -88,7 +88,7 @@ class Board:
         if job is None:
             return {"kind": "wait" if self.closed is None else "stop"}
         job.attempts += 1
-        job.group, job.started = group, job.started or time.time()
+        job.group, job.started, job.progress = group, job.started or time.time(), (0, 0)
         self.taken[group] = job
         return {"kind": "stage", "stage": job.stage, "key": job.key, "clips": self.clips}
 

@@ -13,6 +13,10 @@ from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import cache_from_source, find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 LOCK = Path(__file__).resolve().parent.parent / "requirements.lock"
 SLOW_TO_IMPORT = ("torch", "ray", "mlflow", "optuna", "pyarrow")
@@ -48,7 +52,22 @@ def packages(lock: Path = LOCK) -> Finding:
     lines = [line.partition("#")[0].strip() for line in lock.read_text().splitlines()]
     wanted = [Requirement(line) for line in lines if line]
     wanted = [one for one in wanted if one.marker is None or one.marker.evaluate()]
-    missed = {one: _version(one.name) for one in wanted if not one.specifier.contains(_version(one.name), prereleases=True)}
+    other = [difference for one in wanted if (difference := _difference(one))]
+    found = f"{len(wanted) - len(other)} of {len(wanted)} as in the lock"
+    if other:
+        found += f", but {', '.join(other[:3])}{', ...' if len(other) > 3 else ''}"
+    return judge(found, not other, f"{sys.executable} -m pip install -r {lock}")
+
+
+def _difference(wanted: Requirement) -> str | None:
+    """Say what is there instead of a locked package; None if it is that package."""
+    try:
+        version = metadata.version(wanted.name)
+    except metadata.PackageNotFoundError:
+        return f"no {wanted.name}"
+    return None if wanted.specifier.contains(version) else f"{wanted.name} {version}"
+
+
 def byte_code() -> Finding:
     """Look for the byte code of the large packages: every process that Ray starts needs it."""
     origins = [spec.origin for spec in map(find_spec, SLOW_TO_IMPORT) if spec and spec.origin]

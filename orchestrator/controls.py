@@ -9,6 +9,7 @@ tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -77,12 +78,12 @@ class Controls:
             changes = {"drop": training | _dropped(cells, tokens)}
         else:
             changes = {"drop": _dropped(cells, tokens), **_smaller_clips(plan, tokens)}
+        if trained_keep is None and point.params["reducer"] == "drop":
+            del changes["drop"]  # it is its own control
         for kind in self.study.controls:
             if kind in changes and tokens < cells:
                 other = chosen | changes[kind]
-                control = Control(kind, point.trial, other, self.study.plan(other))
-                if control.plan != plan:
-                    yield control
+                yield Control(kind, point.trial, other, self.study.plan(other))
 
     def _trained_keep(self, point: Record, launch: Launch) -> float | None:
         """Return the share of tokens that a point's model was trained on, measured on val."""
@@ -140,15 +141,15 @@ def _smaller_clips(plan: Stage, tokens: float) -> dict[str, Chosen]:
     """Return fewer frames over the same time, and fewer pixels, with about as many tokens."""
     clip, model = plan.config.clip, _training(plan).model
     times, side = clip.frames // model.tubelet, clip.size // model.patch
-    fewer = _nearest(range(1, times), tokens / side**2) * model.tubelet
-    smaller = _nearest([n**2 for n in range(1, side)], tokens / times) ** 0.5
-    stretch = clip.frames / fewer
-    dense: Chosen = {"evaluate.reducers": ()}
-    return {
-        "frames": dense
-        | {"evaluate.clip.frames": fewer, "evaluate.clip.stride": clip.stride * stretch},
-        "resolution": dense | {"evaluate.clip.size": round(smaller) * model.patch},
-    }
+    changes: dict[str, Chosen] = {}
+    if times > 1:
+        frames = _nearest(range(1, times), tokens / side**2) * model.tubelet
+        stride = clip.stride * clip.frames / frames
+        changes["frames"] = {"evaluate.clip.frames": frames, "evaluate.clip.stride": stride}
+    if side > 1:
+        square = _nearest([n**2 for n in range(1, side)], tokens / times)
+        changes["resolution"] = {"evaluate.clip.size": math.isqrt(square) * model.patch}
+    return {kind: {"evaluate.reducers": ()} | change for kind, change in changes.items()}
 
 
 def _nearest(counts: Sequence[int], wanted: float) -> int:

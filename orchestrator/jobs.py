@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import os
 import time
 import urllib.error
@@ -27,14 +26,6 @@ from workloads.mistakes import Mistake
 
 ANSWER_S = 20.0  # how long an address may take to answer
 STOP_S = 60.0  # Ray asks a job to stop, and kills it 3 s later
-POLL_S = 0.5
-RIVALS = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
-CHATTY = (
-    "ray.dashboard.modules.dashboard_sdk",
-    "ray.dashboard.modules.job.sdk",
-    "ray._private.runtime_env.packaging",
-    "ray._private.runtime_env.working_dir",
-)
 
 
 class Lost(RuntimeError):  # noqa: N818 - the network's, not an error of ours
@@ -49,10 +40,10 @@ class Jobs:
     def __init__(self, address: str) -> None:
         self.address = address
         self._knock()
-        for name in RIVALS:
+        for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
             os.environ.pop(name, None)  # Ray would ask there instead, without a word
-        for name in CHATTY:
-            logging.getLogger(name).setLevel(logging.ERROR)
+        for handler in logging.getLogger("ray").handlers:
+            handler.setLevel(logging.ERROR)  # or it tells of every file that is not shipped
         try:
             with self._asking():
                 self._client = JobSubmissionClient(address)
@@ -115,13 +106,13 @@ class Jobs:
         async for text in self._client.tail_job_logs(job_id):
             write(text)
 
-    def _ended(self, job_id: str, limit_s: float = math.inf) -> JobDetails:
+    def _ended(self, job_id: str, limit_s: float = float("inf")) -> JobDetails:
         begun = time.monotonic()
         while True:
             info = self.info(job_id)
             if info.status.is_terminal() or time.monotonic() - begun > limit_s:
                 return info
-            time.sleep(POLL_S)
+            time.sleep(0.5)
 
     def _knock(self) -> None:
         """Ask for anything at all: Ray's client would wait for ever for a silent address."""

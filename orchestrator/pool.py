@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 COLLECTIVE_S = 600  # a rank that hangs longer than this brings its group down
 STOP_S = 5.0
+CHECKPOINT_S = 10.0  # what a killed stage has to do again, at most
 
 
 class Pool:
@@ -35,7 +36,7 @@ class Pool:
         self.scratch = scratch
         self._threads: list[threading.Thread] = []
 
-    def start(self, store: Path) -> None:
+    def start(self, store: Path, checkpoint_s: float = CHECKPOINT_S) -> None:
         """Start the groups; returns at once, they take their first stage when they are up."""
         for group in range(self.workers):
             runtime = train.Runtime(
@@ -43,6 +44,7 @@ class Pool:
                 board=self.board,
                 store=store,
                 threads=self.shares.threads,
+                checkpoint_s=checkpoint_s,
             )
             thread = threading.Thread(target=self._fit, args=(runtime,), daemon=True)
             thread.start()
@@ -69,7 +71,8 @@ class Pool:
             trainer.fit()
         except Exception as error:
             log.exception("event=group_failed group=%d", runtime.group)
-            self.close(f"group {runtime.group} cannot run: {error}")
+            if ray.is_initialized():
+                self.close(f"group {runtime.group} cannot run: {error}")
 
     def serve(self, data: Path, manifest_digest: str) -> None:
         """Say which clips the stages are about, before the first one is posted."""

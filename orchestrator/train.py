@@ -45,7 +45,7 @@ class Runtime:
     board: ray.actor.ActorHandle
     store: Path
     threads: int
-    checkpoint_s: float = 10.0
+    checkpoint_s: float
 
 
 def session(settings: dict[str, Any]) -> None:  # Any: Ray wants a plain dict

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +100,16 @@ def test_ray_accepts_the_file_with_its_defaults_filled_in() -> None:
     validate_config(config)
     assert config["head_node_type"] == "head"
     assert config["setup_commands"][:1] == ["chmod 600 ~/.ray/auth_token"]  # ours, not defaults
+
+
+def test_every_command_is_one_that_bash_can_read() -> None:
+    config = yaml.safe_load(TEXT)
+    commands = [
+        line for name, lines in config.items() if name.endswith("commands") for line in lines
+    ]
+    assert len(commands) > 10
+    for line in commands:
+        subprocess.run(["bash", "-n", "-c", line], check=True)
 
 
 def test_every_place_to_fill_in_says_so() -> None:

@@ -1,0 +1,252 @@
+"""ToMe against the official code (facebookresearch/ToMe @ af95e4b), on vectors made with it.
+
+A check needs some fields of a case and runs on every case that has them all, so cases are found in
+the file and never named here. `PARETOKEN_GOLDEN` names another folder of vectors to read instead.
+Sources, sizes and schedules are exact; values within 1e-5 (another order of summation).
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from workloads.augment import normalise
+from workloads.models import videomae
+from workloads.reducers import tome
+from workloads.reducers.base import Host, Seen
+from workloads.tokens import Layout, Tokens
+from workloads.vit import Attention, Trace, VideoTransformer
+
+FOLDER = Path(os.environ.get("PARETOKEN_GOLDEN") or Path(__file__).parent / "vectors")
+FILE = FOLDER / "tome.npz"
+TOLERANCE = 1e-5
+
+Case = dict[str, Tensor]
+
+
+def read(file: Path) -> dict[str, Case]:
+    """Return the fields of each case: `case__field`, weights as `w__name`."""
+    cases: dict[str, Case] = defaultdict(dict)
+    with np.load(file) as arrays:
+        for key in arrays.files:
+            name, _, field = key.partition("__")
+            cases[name][field] = torch.from_numpy(arrays[key])
+    return cases
+
+
+def close(ours: Tensor, official: Tensor) -> None:
+    torch.testing.assert_close(ours, official, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def weights(case: Case) -> dict[str, Tensor]:
+    return {f.removeprefix("w__"): value for f, value in case.items() if f.startswith("w__")}
+
+
+def ones_like_sizes(x_SLD: Tensor) -> Tensor:
+    return torch.ones_like(x_SLD[..., :1])
+
+
+# One merge: `params` are r, class token, distillation token, tokens really removed.
+
+
+def plan_of(case: Case) -> tome.Plan:
+    r, class_token, distill, _ = case["params"].tolist()
+    return tome.match(case["metric"], r, bool(class_token), bool(distill))
+
+
+def merged(case: Case) -> tuple[Tensor, Tensor]:
+    return tome.merge_weighted(
+        case["x"], case.get("size_in", ones_like_sizes(case["x"])), plan_of(case)
+    )
+
+
+def check_sources(case: Case) -> None:
+    plan = plan_of(case)
+    assert plan.source_SR.shape[1] == case["params"][3]
+    assert torch.equal(tome.sources([plan]), case["source"])
+
+
+def check_weighted_merge(case: Case) -> None:
+    x_SKD, size_SK1 = merged(case)
+    close(x_SKD, case["x_out"])
+    assert torch.equal(size_SK1, case["size_out"])
+
+
+def check_plain_mean(case: Case) -> None:
+    close(tome.merge_mean(case["x"], plan_of(case)), case["x_mean_mode"])
+
+
+def check_unmerge(case: Case) -> None:
+    copied = tome.unmerge(merged(case)[0], plan_of(case), official_order=True)
+    close(copied, case["unmerged"])
+
+
+# Merges in a row: after merge i of r[i] tokens there are x{i} and size{i}, and at some source{i}.
+
+
+def check_merges_in_a_row(case: Case) -> None:
+    x_SLD, size_SL1 = case["x"], ones_like_sizes(case["x"])
+    plans = []
+    for i, r in enumerate(case["r"].tolist(), start=1):
+        plans.append(tome.match(x_SLD, r))  # tokens are compared themselves
+        x_SLD, size_SL1 = tome.merge_weighted(x_SLD, size_SL1, plans[-1])
+        close(x_SLD, case[f"x{i}"])
+        assert torch.equal(size_SL1, case[f"size{i}"])
+        if f"source{i}" in case:
+            assert torch.equal(tome.sources(plans), case[f"source{i}"])
+
+
+def check_schedules(case: Case) -> None:
+    """A row a schedule: r and inflection, then the r of each layer, filled up with -1."""
+    rows = zip(case["layers"], case["r"], case["inflect"], case["out"], strict=True)
+    for layers, r, inflection, out in rows:
+        ours = tome.schedule(int(layers), int(r), float(inflection))
+        assert list(ours) == out[out != -1].tolist()
+
+
+# One attention: with sizes on the keys (prop) and without.
+
+
+def attended(case: Case, mass_N: Tensor | None) -> tuple[Tensor, Tokens, Seen]:
+    """Return the output (B, N, D) of our layer with the official weights, its input, its keys."""
+    x_BND = case["x"]
+    batch, num, dim = x_BND.shape
+    layer = Attention(dim, int(case["heads"]), bias="qkv").requires_grad_(False)
+    layer.load_state_dict(weights(case))
+    tokens = Tokens(
+        x_ND=x_BND.flatten(0, 1),
+        coord_N3=torch.zeros(batch * num, 3, dtype=torch.long),
+        size_N=case["size"].flatten(),
+        mass_N=mass_N,
+        lengths=(num,) * batch,
+        clips=tuple(range(batch)),
+        num_prefix=0,
+        grid=(1, 1, num),
+        layout=Layout.EQUAL,
+    )
+    out_ND, seen = layer(tokens.x_ND, tokens, "keys")
+    return tokens.per_sequence(out_ND), tokens, seen
+
+
+def check_plain_attention(case: Case) -> None:
+    close(attended(case, None)[0], case["out_plain"])
+
+
+def check_proportional_attention(case: Case) -> None:
+    close(attended(case, case["size"].flatten())[0], case["out_prop"])
+
+
+def check_metric(case: Case) -> None:
+    """Match by what the official code matches by: the key of a token, averaged over the heads."""
+    _, tokens, seen = attended(case, None)
+    dim, num, heads = case["x"].shape[2], case["x"].shape[1], int(case["heads"])
+    host = Host(depth=1, dim=dim, heads=heads, tubelet=1, patch=1, std=(1.0,))
+    ours = tome.Config(r=num).build(host).plan(tokens, seen, layer=0)  # as many as can be
+    official = tome.match(case["metric"], num)
+    assert all(torch.equal(a, b) for a, b in zip(ours, official, strict=True))
+
+
+# A whole video model that merges in each block.
+
+
+def video_pixels(case: Case) -> Tensor:
+    host = videomae.Config()  # ImageNet mean and deviation
+    return normalise(case["frames_u8"].permute(0, 4, 1, 2, 3), host.mean, host.std)
+
+
+def model_of(case: Case) -> VideoTransformer:
+    tubelet, patch, dim, depth, heads, classes, frames, side = case["params"].tolist()
+    host = videomae.Config(
+        dim=dim,
+        depth=depth,
+        heads=heads,
+        tubelet=tubelet,
+        patch=patch,
+        frames=frames,
+        size=side,
+        norm_eps=1e-5,
+    )
+    model = host.build(classes)
+    model.load_state_dict({our_name(name): value for name, value in weights(case).items()})
+    return model.eval().requires_grad_(False)
+
+
+def our_name(official: str) -> str:
+    for theirs, ours in (("fc_norm.", "pool.norm."), ("head.", "heads.0.")):
+        if official.startswith(theirs):
+            return ours + official.removeprefix(theirs)
+    return official
+
+
+def chain(case: Case) -> tuple[tome.Config]:
+    return (tome.Config(r=int(case["r"])),)
+
+
+def check_video_logits(case: Case) -> None:
+    close(model_of(case)(video_pixels(case), chain(case)), case["logits"])
+
+
+def check_video_sizes(case: Case) -> None:
+    model = model_of(case)
+    tokens = model.encode(video_pixels(case), model.chain(chain(case)), None, Trace())
+    assert torch.equal(tokens.per_sequence(tokens.size_N)[..., None], case["size"])
+
+
+def check_video_sources(case: Case) -> None:
+    """Match again what each layer's attention saw: the sources of the whole forward."""
+    model, plans = model_of(case), []
+    merging = chain(case)[0].build(model.host)
+    for i, block in enumerate(model.blocks):
+        block.attn.register_forward_hook(
+            lambda part, inputs, output, i=i: plans.append(merging.plan(inputs[1], output[1], i))
+        )
+    model(video_pixels(case), chain(case))
+    assert torch.equal(tome.sources(plans), case["source"])
+
+
+# What each check reads. A class-token image model (`image_u8`) has no host of ours yet.
+MERGE = {"metric", "x", "params"}
+ATTENTION = {"x", "size", "heads", "w__qkv.weight"}
+VIDEO = {"frames_u8", "params", "r", "w__head.weight"}
+CHECKS: dict[Callable[[Case], None], set[str]] = {
+    check_sources: {*MERGE, "source"},
+    check_weighted_merge: {*MERGE, "x_out", "size_out"},
+    check_plain_mean: {*MERGE, "x_mean_mode"},
+    check_unmerge: {*MERGE, "unmerged"},
+    check_merges_in_a_row: {"x", "r", "x1", "size1"},
+    check_schedules: {"layers", "r", "inflect", "out"},
+    check_plain_attention: {*ATTENTION, "out_plain"},
+    check_proportional_attention: {*ATTENTION, "out_prop"},
+    check_metric: {*ATTENTION, "metric"},
+    check_video_logits: {*VIDEO, "logits"},
+    check_video_sizes: {*VIDEO, "size"},
+    check_video_sources: {*VIDEO, "source"},
+}
+
+CASES = read(FILE) if FILE.exists() else {}
+ITEMS = [
+    pytest.param(check, case, id=f"{name}-{check.__name__.removeprefix('check_')}")
+    for name, case in CASES.items()
+    for check, fields in CHECKS.items()
+    if case.keys() >= fields
+]
+
+
+def test_file_holds_five_checks_or_more() -> None:
+    assert FILE.exists(), f"{FILE} is missing"
+    assert len(ITEMS) >= 5
+
+
+@pytest.mark.parametrize(("check", "case"), ITEMS or [pytest.param(None, {}, id="none-found")])
+def test_ours_gives_what_the_official_code_gives(
+    check: Callable[[Case], None] | None, case: Case
+) -> None:
+    assert check is not None, f"no case was found in {FILE}"
+    check(case)

@@ -1,0 +1,188 @@
+"""Groups of real Ray Train workers: what happens when one is killed, stopped, or fails."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+import torch
+from safetensors.torch import load_file
+from tiny import study
+
+from orchestrator import cluster, data, stages
+from orchestrator.pool import Pool
+from orchestrator.store import Store
+from search_spaces.study import Stage
+from workloads import datasets, finetune
+from workloads.clips import ClipSet, open_clips
+from workloads.datasets import Manifest, synthetic
+from workloads.reducers import rlt, tome
+
+DEADLINE_S = 90
+TRAIN = study().stages[0]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pool")
+
+
+@pytest.fixture(scope="module")
+def manifest(folder: Path) -> Manifest:
+    config = study().data
+    assert config is not None
+    return datasets.load(synthetic.write(config, folder / "clips"), trains=True)
+
+
+@pytest.fixture(scope="module")
+def store(folder: Path) -> Store:
+    return Store.open(folder / "store")
+
+
+@pytest.fixture(scope="module")
+def pool(folder: Path, manifest: Manifest, store: Store) -> Iterator[Pool]:
+    cluster.join(None)
+    pool = Pool(1, 1, cluster.shares(1, 1), folder / "ray")
+    pool.start(store.root, checkpoint_s=0.05)
+    frames = data.folder_for(store.root, manifest, 32)
+    data.fill(frames, manifest, 32, lambda done, total: None)
+    pool.serve(frames, manifest.digest)
+    yield pool
+    assert pool.stop()
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def clip_set(pool: Pool, store: Store, manifest: Manifest) -> ClipSet:
+    return open_clips(data.folder_for(store.root, manifest, 32))
+
+
+def training(**changes: Any) -> Stage:
+    assert isinstance(TRAIN.config, finetune.Config)
+    return replace(TRAIN, config=replace(TRAIN.config, **changes))
+
+
+class Launched:
+    """A stage that runs in the pool while the test looks on."""
+
+    def __init__(self, pool: Pool, stage: Stage, digest: str, owner: str = "test") -> None:
+        self.pool, self.key = pool, stage.key(digest)
+        self.ref = pool.board.post.remote(stage, self.key, owner)
+
+    def progress(self) -> tuple[int, int]:
+        """Return which attempt runs and how many steps it has done."""
+        running = [job for job in self.pool.snapshot()["running"] if job["key"] == self.key]
+        return (running[0]["attempt"], running[0]["progress"][0]) if running else (0, 0)
+
+    def wait_for(self, steps: int, attempt: int = 1) -> None:
+        end = time.monotonic() + DEADLINE_S
+        while self.progress() < (attempt, steps):
+            assert time.monotonic() < end, "the stage does not get on"
+            time.sleep(0.02)
+
+    def ended(self) -> dict[str, Any]:
+        outcome: dict[str, Any] = ray.get(self.ref, timeout=DEADLINE_S)
+        return outcome
+
+
+def rank_pids() -> list[int]:
+    everyone = psutil.Process().children(recursive=True)
+    living = [p for p in everyone if p.status() != psutil.STATUS_ZOMBIE]
+    return [p.pid for p in living if "RayTrainWorker" in " ".join(p.cmdline())]
+
+
+def test_a_killed_rank_goes_on_in_its_epoch_and_ends_with_the_same_bits(
+    pool: Pool, store: Store, manifest: Manifest, clip_set: ClipSet, folder: Path
+) -> None:
+    stage = training(steps=400, reducers=(rlt.Config(),))
+    launched = Launched(pool, stage, manifest.digest)
+    launched.wait_for(150)
+    (pid,) = rank_pids()
+    os.kill(pid, signal.SIGKILL)
+    seen = []
+    while not ray.wait([launched.ref], timeout=0.05)[0]:
+        seen.append(launched.progress())
+    assert launched.ended()["state"] == "done"
+    after = [done for attempt, done in seen if attempt == 2 and done]
+    assert min(after) >= 100, "it began again instead of going on"
+    elsewhere = Store.open(folder / "elsewhere")
+    torch.set_num_threads(cluster.shares(1, 1).threads)
+    stages.run(
+        stage, manifest.digest, elsewhere, stages.in_process(clip_set, manifest.digest, elsewhere)
+    )
+    killed, undisturbed = (s.find(launched.key) for s in (store, elsewhere))
+    assert killed is not None
+    assert undisturbed is not None
+    ours, theirs = load_file(killed.weights), load_file(undisturbed.weights)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert killed.metrics == undisturbed.metrics
+
+
+def test_a_stage_that_nobody_waits_for_frees_its_group_within_two_seconds(
+    pool: Pool, manifest: Manifest
+) -> None:
+    launched = Launched(pool, training(steps=100_000), manifest.digest, owner="impatient")
+    launched.wait_for(10)
+    begun = time.monotonic()
+    ray.get(pool.board.release.remote("impatient"))
+    assert launched.ended()["state"] == "cancelled"
+    assert time.monotonic() - begun < 2
+    assert not pool.snapshot()["running"]
+
+
+def test_a_stage_that_waits_in_the_queue_leaves_it_when_it_is_released(
+    pool: Pool, manifest: Manifest
+) -> None:
+    first = Launched(pool, training(steps=100_001), manifest.digest, owner="first")
+    first.wait_for(1)
+    second = Launched(pool, training(steps=100_002), manifest.digest, owner="second")
+    ray.get(pool.board.release.remote("second"))
+    assert second.ended()["state"] == "cancelled"
+    ray.get(pool.board.release.remote("first"))
+    assert first.ended()["state"] == "cancelled"
+
+
+def test_the_same_stage_posted_twice_runs_once(pool: Pool, manifest: Manifest) -> None:
+    before = pool.snapshot()["stages_run"]
+    pair = [Launched(pool, training(seed=7), manifest.digest, owner=name) for name in "ab"]
+    assert [launched.ended()["state"] for launched in pair] == ["done", "done"]
+    assert pool.snapshot()["stages_run"] == before + 1
+
+
+def test_a_stage_that_fails_says_why_and_the_next_one_runs(pool: Pool, manifest: Manifest) -> None:
+    illegal = training(reducers=(rlt.Config(), tome.Config()))
+    outcome = Launched(pool, illegal, manifest.digest).ended()
+    assert outcome["state"] == "failed"
+    assert "tome at block 0 needs the same number of tokens" in outcome["reason"]
+    assert Launched(pool, training(seed=8), manifest.digest).ended()["state"] == "done"
+
+
+def test_a_stage_that_is_killed_three_times_is_given_up(pool: Pool, manifest: Manifest) -> None:
+    launched = Launched(pool, training(steps=100_003), manifest.digest)
+    for attempt in (1, 2, 3):
+        launched.wait_for(1, attempt)
+        (pid,) = rank_pids()
+        os.kill(pid, signal.SIGKILL)
+    outcome = launched.ended()
+    assert outcome["state"] == "failed"
+    assert "killed 3 times" in outcome["reason"]
+
+
+def test_two_drivers_that_want_one_stage_do_it_once(
+    pool: Pool, store: Store, manifest: Manifest
+) -> None:
+    stage = training(seed=9)
+    lock = store.lock(stage.key(manifest.digest))
+    assert lock.take()  # another driver is at it
+    launched = Launched(pool, stage, manifest.digest)
+    threading.Timer(1.0, lock.release).start()
+    assert launched.ended()["state"] == "done"
