@@ -56,7 +56,7 @@ def parser() -> Parser:
     submit = verbs.add_parser("submit", help="run a study on a Ray cluster, as a job")
     submit.add_argument("study", nargs="?", metavar="STUDY")
     _add_selection(submit)
-    _add_store(submit)
+    _add_store(submit, "on the cluster: ~/paretoken-store, or an absolute path")
     submit.add_argument("--follow", action="store_true", help="show the job's log until it ends")
     for word in ("status", "logs", "stop"):
         submit.add_argument(f"--{word}", metavar="ID", help=f"{word} of a job that was submitted")
@@ -80,8 +80,9 @@ def _add_selection(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--address", metavar="ADDR", help="Ray cluster (default: start one here)")
 
 
-def _add_store(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--store", type=Path, default=Path("paretoken-store"), metavar="DIR")
+def _add_store(verb: argparse.ArgumentParser, note: str = "default: ./paretoken-store") -> None:
+    store = Path("paretoken-store")
+    verb.add_argument("--store", type=Path, default=store, metavar="DIR", help=note)
     verb.add_argument("--tracking-uri", metavar="URI", help="MLflow (default: in the store)")
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from search_spaces.study import Stage
 
@@ -173,6 +174,7 @@ def _killed(job: Job) -> str:
 
 
 def start() -> ray.actor.ActorHandle:
-    """Start a board."""
-    remote = ray.remote(num_cpus=0, max_concurrency=1000)(Board)
+    """Start a board on the node of the driver, which is not one that may be taken away."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    remote = ray.remote(num_cpus=0, max_concurrency=1000, scheduling_strategy=here)(Board)
     return remote.remote()

@@ -8,6 +8,9 @@ free.
 from __future__ import annotations
 
 import logging
+import socket
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import ray
@@ -44,14 +47,45 @@ def join(address: str | None) -> str:
         ray.init(address="local", include_dashboard=False, **quiet)
         return f"local, {num_cpus():g} CPUs"
     try:
-        ray.init(address=address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+        _knock(address)
+        _within(ANSWER_S, lambda: ray.init(address=address, **quiet))
+    except (OSError, ValueError, RuntimeError) as error:  # TimeoutError, ConnectionError: OSErrors
         raise Mistake(
             f"--address {address}: no Ray cluster answers ({_first_line(error)})",
             "is it up (ray status)? One with tokens wants RAY_AUTH_MODE=token and its token in\n"
             "  RAY_AUTH_TOKEN or ~/.ray/auth_token; `paretoken doctor` shows what is set",
         ) from None
     return f"{address}, {num_cpus():g} CPUs, {num_gpus()} GPUs"
+
+
+def _knock(address: str) -> None:
+    """Raise an OSError where nothing listens: Ray would go on trying for minutes."""
+    host, _, port = address.rpartition("//")[2].partition(":")
+    if port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
+
+
+def _within(seconds: float, work: Callable[[], object]) -> None:
+    """Do something that may hang, and wait for it so long and no longer.
+
+    Raises:
+        TimeoutError: it is still at it; its thread ends with the process.
+    """
+    errors: list[Exception] = []
+
+    def run() -> None:
+        try:
+            work()
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise TimeoutError(f"no answer within {seconds:g} s")
+    if errors:
+        raise errors[0]
 
 
 def _first_line(error: Exception) -> str:

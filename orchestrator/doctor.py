@@ -49,7 +49,9 @@ def _examined(check: Callable[[], Finding]) -> Finding:
         return check()
     except Exception as error:  # a check that breaks has found something, whatever it is
         first_line = f"{type(error).__name__}: {error}".partition("\n")[0][:160]
-        return Finding(first_line, False, "install the packages of requirements.lock")
+        is_missing = isinstance(error, ImportError)
+        remedy = "rm -r .venv && make setup" if is_missing else "please report this line"
+        return Finding(first_line, False, remedy)
 
 
 def _lines(name: str, finding: Finding) -> list[str]:

@@ -127,13 +127,14 @@ def _exit_code(info: JobDetails) -> int | None:
 
 
 def _described(info: JobDetails) -> str:
-    """Say what became of a job, and why where nothing of it ran that could have said so."""
+    """Say what became of a job, and why where it failed before it could say so itself."""
     code = info.driver_exit_code
     ended = "" if code is None else f", exit code {code}"
     line = f"job    {info.submission_id}: {info.status.value}{ended}"
     if code == NO_PYTHON:
         return f"{line}\n  the PATH that the head was started with has no `python`"
-    return f"{line}\n  {info.message}" if code is None and _exit_code(info) else line
+    failed_early = code is None and info.status.value == "FAILED"
+    return f"{line}\n  {info.message}" if failed_early else line
 
 
 def _print(args: argparse.Namespace, text: str) -> None:

@@ -46,7 +46,7 @@ def study() -> Study:
     )
     return Study(
         name="demo",
-        question="which reduction keeps the accuracy of a small video model at half its cost?",
+        question=str(__doc__).splitlines()[0],
         stages=(train, measure),
         space=Space(
             {

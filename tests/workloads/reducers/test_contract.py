@@ -1,0 +1,353 @@
+"""What every reducer promises, whatever its knobs and its host: found, not listed.
+
+Configs are the default, some drawn from the knobs, and the default with each switch that is no knob
+turned over.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from scenes import scene, still
+from torch import Tensor
+
+from workloads.knobs import Choice, Int, Knob, knobs_of
+from workloads.mistakes import Mistake
+from workloads.models import videomae
+from workloads.reducers import available, load
+from workloads.reducers.base import At, Chain, name_of
+from workloads.tokens import Layout, Tokens, cells, sum_by_clip
+from workloads.vit import Trace, VideoTransformer
+
+DRAWN = 3  # configs a reducer
+SMALL = {"dim": 24, "depth": 3, "heads": 2, "patch": 4, "frames": 8}
+HOSTS = {
+    "mean-flat-even": videomae.Config(**SMALL, size=16),
+    "attention-separable-odd": videomae.Config(
+        **SMALL, size=12, pool="attention", positions="separable", embed_init="difference"
+    ),
+    # One frame a token; clips are wider than those that its positions are made for.
+    "size-wide": videomae.Config(**SMALL | {"frames": 4}, tubelet=1, size=8, pool="size_mean"),
+}
+SEEDS = (11, 12, 13)
+
+
+def draw(knob: Knob, rng: random.Random) -> Any:
+    if isinstance(knob, Choice):
+        return rng.choice(knob.options)
+    if isinstance(knob, Int):
+        return rng.randrange(knob.low, knob.high + 1, knob.step)
+    if knob.log:
+        return knob.low * (knob.high / knob.low) ** rng.random()
+    return rng.uniform(knob.low, knob.high)
+
+
+def configs_of(name: str) -> Iterator[Any]:
+    kind, rng = load(name).Config, random.Random(name)
+    knobs = knobs_of(kind)
+    yield kind()
+    for _ in range(DRAWN):
+        yield kind(**{field: draw(knob, rng) for field, knob in knobs.items()})
+    for field in dataclasses.fields(kind):
+        if isinstance(field.default, bool) and field.name not in knobs:
+            yield kind(**{field.name: not field.default})
+
+
+CONFIGS = [config for name in available() for config in configs_of(name)]
+
+
+def short(config: Any) -> str:
+    values = [getattr(config, field.name) for field in dataclasses.fields(config)]
+    shown = [f"{value:.3g}" if isinstance(value, float) else str(value) for value in values]
+    return "-".join([name_of(config), *shown])
+
+
+@pytest.fixture(params=HOSTS)
+def host(request: pytest.FixtureRequest) -> videomae.Config:
+    return HOSTS[request.param]
+
+
+@pytest.fixture(params=CONFIGS, ids=short)
+def config(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+@pytest.fixture
+def model(host: videomae.Config, config: Any) -> VideoTransformer:
+    """A model that was built with the reducer: what it learns is there."""
+    return host.build(5, (config,)).eval()
+
+
+@pytest.fixture(name="clip_BCTHW")
+def clips_for_the_host(host: videomae.Config) -> Tensor:
+    wide = host.size + (host.patch if host.pool == "size_mean" else 0)
+    return scene(frames=host.frames, height=host.size, width=wide)
+
+
+def encoded(model: VideoTransformer, clip_BCTHW: Tensor, chain: Any = None) -> Tokens:
+    return model.encode(clip_BCTHW, model.chain(chain), SEEDS[: len(clip_BCTHW)], Trace())
+
+
+def entering(model: VideoTransformer, clip_BCTHW: Tensor, chain: Any = None) -> list[Tokens]:
+    """Return the tokens that entered the attention of each block."""
+    seen: list[Tokens] = []
+    handles = [
+        block.attn.register_forward_hook(lambda part, inputs, out: seen.append(inputs[1]))
+        for block in model.blocks
+    ]
+    encoded(model, clip_BCTHW, chain)
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+def found_layout(tokens: Tokens) -> Layout:
+    """Look at tokens and say how regular they are."""
+    grids = cells(tokens.grid, len(tokens.lengths), tokens.coord_N3.device)
+    if torch.equal(tokens.coord_N3, grids):
+        return Layout.GRID
+    return Layout.EQUAL if len(set(tokens.lengths)) == 1 else Layout.RAGGED
+
+
+def flat_cells(tokens: Tokens) -> list[list[int]]:
+    """Return the flat cell of each token, by clip."""
+    _, rows, columns = tokens.grid
+    flat_N = tokens.coord_N3 @ torch.tensor([rows * columns, columns, 1])
+    return [flat_L.tolist() for flat_L in flat_N.split(tokens.lengths)]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", available())
+def test_switched_off_it_is_the_dense_model_bit_for_bit(
+    name: str, host: videomae.Config, clip_BCTHW: Tensor
+) -> None:
+    off = load(name).Config.off()
+    model = host.build(5, (off,)).eval()
+    assert off.build(model.host).steps() == ()
+    ours_BK, trace = model.traced(clip_BCTHW, seeds=SEEDS)
+    dense_BK, dense_trace = model.traced(clip_BCTHW, ())
+    assert torch.equal(ours_BK, dense_BK)
+    assert trace == dense_trace
+
+
+@torch.no_grad()
+def test_no_cell_is_counted_twice_or_lost_unless_tokens_are_plainly_dropped(
+    model: VideoTransformer, clip_BCTHW: Tensor
+) -> None:
+    """Sizes add up to the cells of a clip; whoever drops tokens leaves the others at size 1."""
+    tokens = encoded(model, clip_BCTHW)
+    num_cells = tokens.grid[0] * tokens.grid[1] * tokens.grid[2]
+    assert tokens.size_N.dtype == torch.float32
+    if torch.equal(tokens.size_N, torch.ones_like(tokens.size_N)):
+        assert max(tokens.lengths) <= num_cells
+        assert tokens.mass_N is None
+        return
+    assert torch.equal(sum_by_clip(tokens.size_N, tokens), torch.full((3,), float(num_cells)))
+    assert torch.equal(tokens.size_N, tokens.size_N.round().clamp(min=1))
+    if tokens.mass_N is not None:
+        assert torch.equal(tokens.mass_N, tokens.size_N)
+
+
+@torch.no_grad()
+def test_tokens_are_as_regular_as_its_steps_declare(
+    model: VideoTransformer, clip_BCTHW: Tensor, config: Any
+) -> None:
+    steps, declared = config.build(model.host).steps(), Layout.GRID
+    assert steps, "neither a default nor a drawn config is off"
+    for block, tokens in enumerate([*entering(model, clip_BCTHW), encoded(model, clip_BCTHW)]):
+        for step in steps:  # those since the last look
+            is_early = step.at in (At.SELECT, At.EMBED)
+            if block == (step.layer if is_early else step.layer + 1):
+                declared = max(declared, step.gives)
+        assert found_layout(tokens) <= tokens.layout <= declared
+        needs = [step.needs for step in steps if (step.at, step.layer) == (At.IN_BLOCK, block)]
+        assert all(tokens.layout <= layout for layout in needs)
+    assert model.chain(None).layout == declared
+
+
+@torch.no_grad()
+def test_its_packed_tokens_fit_together(model: VideoTransformer, clip_BCTHW: Tensor) -> None:
+    for tokens in [*entering(model, clip_BCTHW), encoded(model, clip_BCTHW)]:
+        num = sum(tokens.lengths)
+        assert len(tokens.x_ND) == len(tokens.coord_N3) == len(tokens.size_N) == num
+        assert tokens.clips == (0, 1, 2)
+        assert min(tokens.lengths) > 0
+
+
+@torch.no_grad()
+def test_coords_are_different_cells_of_the_grid(
+    model: VideoTransformer, clip_BCTHW: Tensor
+) -> None:
+    tokens = encoded(model, clip_BCTHW)
+    assert tokens.grid == model.host.grid(clip_BCTHW)
+    assert (tokens.coord_N3 >= 0).all()
+    assert (tokens.coord_N3 < torch.tensor(tokens.grid)).all()
+    assert all(len(set(flat)) == len(flat) for flat in flat_cells(tokens))
+
+
+@torch.no_grad()
+def test_tokens_enter_the_first_block_with_pixels_and_position_of_their_cell(
+    model: VideoTransformer, clip_BCTHW: Tensor, config: Any
+) -> None:
+    """What `after_embed` adds is off here: it is what a reducer learns, not a place."""
+    for part in model.learned.parameters():
+        part.zero_()
+    ours, dense = entering(model, clip_BCTHW)[0], entering(model, clip_BCTHW, ())[0]
+    same = [
+        dense_LD[flat]
+        for dense_LD, flat in zip(dense.x_ND.split(dense.lengths), flat_cells(ours), strict=True)
+    ]
+    # The same products in a matrix of other height.
+    torch.testing.assert_close(ours.x_ND, torch.cat(same), rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_clip_does_not_see_its_batch_mates(model: VideoTransformer, clip_BCTHW: Tensor) -> None:
+    ours_BK = model(clip_BCTHW, seeds=SEEDS)
+    others_BCTHW = clip_BCTHW.clone()
+    others_BCTHW[0] = torch.randn(clip_BCTHW[0].shape, generator=torch.Generator().manual_seed(0))
+    theirs_BK = model(others_BCTHW, seeds=SEEDS)
+    # Not bit for bit: a pack of another length may be cut into other blocks for the kernels.
+    torch.testing.assert_close(theirs_BK[1:], ours_BK[1:], rtol=0, atol=1e-6)
+    assert not torch.allclose(theirs_BK[0], ours_BK[0], atol=1e-3)
+    alone = [model(clip_BCTHW[i : i + 1], seeds=SEEDS[i : i + 1]) for i in range(3)]
+    torch.testing.assert_close(torch.cat(alone), ours_BK, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_same_clips_give_the_same_bits(
+    model: VideoTransformer, clip_BCTHW: Tensor, host: videomae.Config, config: Any
+) -> None:
+    ours_BK = model(clip_BCTHW, seeds=SEEDS)
+    again_BK = host.build(5, (config,)).eval()(clip_BCTHW.clone(), seeds=SEEDS)
+    assert torch.equal(ours_BK, again_BK)
+
+
+@torch.no_grad()
+def test_seeds_matter_to_random_drop_and_to_nobody_else(
+    model: VideoTransformer, clip_BCTHW: Tensor, config: Any
+) -> None:
+    ours_BK, other_BK = model(clip_BCTHW, seeds=SEEDS), model(clip_BCTHW, seeds=(1, 2, 3))
+    assert torch.equal(ours_BK, other_BK) == (name_of(config) != "drop")
+
+
+def test_gradients_are_finite_and_reach_every_parameter(
+    model: VideoTransformer, clip_BCTHW: Tensor
+) -> None:
+    model.train()
+    model(clip_BCTHW, seeds=SEEDS).square().sum().backward()
+    for name, weight in model.named_parameters():
+        assert weight.grad is not None, name
+        assert weight.grad.isfinite().all(), name
+        if name != "pool.score.bias":  # what all scores share cancels in their softmax
+            assert weight.grad.any(), name
+
+
+@torch.no_grad()
+def test_half_precision_stays_finite(model: VideoTransformer, clip_BCTHW: Tensor) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(clip_BCTHW, seeds=SEEDS).isfinite().all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("make", [scene, still])
+def test_one_clip_of_two_tubelets_works(
+    model: VideoTransformer, host: videomae.Config, make: Any
+) -> None:
+    tiny = make(batch=1, frames=2 * host.tubelet, height=2 * host.patch, width=2 * host.patch)
+    assert 1 <= len(encoded(model, tiny).x_ND) <= 8
+    assert model(tiny).isfinite().all()
+
+
+@torch.no_grad()
+def test_it_leaves_no_trace_in_pixels_and_model(
+    model: VideoTransformer, clip_BCTHW: Tensor
+) -> None:
+    before = clip_BCTHW.clone()
+    dense_BK = model(clip_BCTHW, ())
+    model(clip_BCTHW, seeds=SEEDS)
+    assert torch.equal(clip_BCTHW, before)
+    assert torch.equal(model(clip_BCTHW, ()), dense_BK)
+
+
+def test_equal_configs_make_equal_chains(config: Any, host: videomae.Config) -> None:
+    chain, twin = (Chain((dataclasses.replace(config),), host.host((config,))) for _ in range(2))
+    assert chain == twin
+    assert len({chain, twin, Chain((), host.host())}) == 2
+
+
+# Chains of two.
+
+EVEN = HOSTS["mean-flat-even"]
+PAIRS = list(itertools.permutations([load(name).Config() for name in available()], 2))
+
+
+def names_of(pair: tuple[Any, Any]) -> str:
+    return "+".join(map(name_of, pair))
+
+
+def refusal(pair: tuple[Any, Any]) -> Mistake | None:
+    """Return why a chain is not legal in the host, None if it is."""
+    try:
+        Chain(pair, EVEN.host())
+    except Mistake as mistake:
+        return mistake
+    return None
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pair", PAIRS, ids=names_of)
+def test_every_pair_works_or_is_refused_in_words(pair: tuple[Any, Any]) -> None:
+    mistake = refusal(pair)
+    if mistake is None:
+        assert EVEN.build(5).eval()(scene(), pair, seeds=SEEDS).isfinite().all()
+    else:
+        assert f"reducers=({', '.join(map(name_of, pair))}): " in mistake.what
+        assert mistake.remedy
+
+
+def test_rlt_before_tome_is_refused_with_place_reason_and_remedy() -> None:
+    rlt, tome = load("rlt").Config(), load("tome").Config()
+    with pytest.raises(Mistake) as caught:
+        EVEN.build(5)(scene(), (rlt, tome))
+    assert caught.value.what == (
+        "reducers=(rlt, tome): tome at block 0 needs the same number of tokens in every clip, "
+        "rlt leaves them ragged"
+    )
+    assert caught.value.remedy.startswith("legal here: rlt | tome")
+
+
+@torch.no_grad()
+def test_dropping_before_merging_merges_what_was_left() -> None:
+    model = EVEN.build(5).eval()
+    chain = (load("drop").Config(keep=0.5), load("tome").Config(r=6))
+    tokens = encoded(model, scene(), chain)
+    assert tokens.layout == Layout.EQUAL
+    assert tokens.lengths == (64 // 2 - 3 * 6,) * 3
+    assert torch.equal(sum_by_clip(tokens.size_N, tokens), torch.full((3,), 32.0))
+
+
+@torch.no_grad()
+def test_two_selections_keep_what_both_keep_with_the_run_lengths_of_rlt() -> None:
+    model = EVEN.build(5).eval()
+    rlt, drop = load("rlt").Config(tau=0.3), load("drop").Config(keep=0.5)
+    alone = [encoded(model, scene(), (config,)) for config in (rlt, drop)]
+    sizes = dict(
+        zip(
+            [(b, cell) for b, flat in enumerate(flat_cells(alone[0])) for cell in flat],
+            alone[0].size_N.tolist(),
+            strict=True,
+        )
+    )
+    kept = {(b, cell) for b, flat in enumerate(flat_cells(alone[1])) for cell in flat}
+    for chain in ((rlt, drop), (drop, rlt)):
+        tokens = encoded(model, scene(), chain)
+        both = [(b, cell) for b, flat in enumerate(flat_cells(tokens)) for cell in flat]
+        assert both == sorted(kept & sizes.keys())
+        assert tokens.size_N.tolist() == [sizes[place] for place in both]
