@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # half a second to import, and most commands draw nothing
 
 SIZE_INCHES = (7.0, 4.5)
 DPI = 200  # 1400 x 900 pixels: sharp at half that width
-MAX_LABELS = 10
+MAX_LABELS = 6
 Pixels = list[tuple[float, float]]
 # Where a label may stand: offset in points from its mark, with the side of the text that faces it.
 PLACES = (

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import search_spaces
-from orchestrator import report, search, summary, tracking
+from orchestrator import report, samplers, search, summary, tracking
 from orchestrator.controls import Controls
 from orchestrator.crew import Crew
 from orchestrator.display import Display
@@ -55,6 +55,7 @@ def run(options: Options, display: Display) -> Summary:
     study = search_spaces.load(options.study)
     study = replace(study, trials=options.trials or study.trials)
     study.check()
+    samplers.load(study.sampler)
     store = Store.open(options.store)
     with Crew(store, display, options.address, options.workers, options.ranks) as crew:
         manifest = _manifest(study, options, store, crew, display)

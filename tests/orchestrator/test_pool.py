@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -57,7 +58,9 @@ def pool(folder: Path, manifest: Manifest, store: Store) -> Iterator[Pool]:
     data.fill(frames, manifest, 32, lambda done, total: None)
     pool.serve(frames, manifest.digest)
     yield pool
-    assert pool.stop()
+    end = time.monotonic() + DEADLINE_S
+    while not pool.stop():
+        assert time.monotonic() < end, "a group does not go home"
     ray.shutdown()
 
 
@@ -186,3 +189,35 @@ def test_two_drivers_that_want_one_stage_do_it_once(
     launched = Launched(pool, stage, manifest.digest)
     threading.Timer(1.0, lock.release).start()
     assert launched.ended()["state"] == "done"
+
+
+def spoilt(clips: Path, folder: Path, num_bad: int) -> Manifest:
+    """Return the manifest of the clips with some that cannot be read among them."""
+    shutil.copytree(clips, folder)
+    for number in range(num_bad):
+        (folder / "train" / "up-slow" / f"bad{number}.mp4").write_bytes(b"no video" * number)
+    return datasets.load(folder, trains=True)
+
+
+def test_a_few_unreadable_videos_are_listed_and_left_out(
+    pool: Pool, manifest: Manifest, folder: Path, tmp_path: Path
+) -> None:
+    some = spoilt(manifest.root, tmp_path / "clips", num_bad=1)
+    bad = data.fill(tmp_path / "frames", some, 32, lambda done, total: None)
+    assert [(entry.name, entry.reason) for entry in bad] == [
+        ("train/up-slow/bad0.mp4", "empty file")
+    ]
+    assert "bad0.mp4,train,empty file" in (tmp_path / "frames" / data.BAD_LIST).read_text()
+    said = data.complaint(tmp_path / "frames", bad, some)
+    assert said.startswith("1 of 57 videos could not be read (1.8%, limit 2%)")
+    readable = open_clips(tmp_path / "frames")
+    assert len(readable.splits["train"]) == 32
+
+
+def test_too_many_unreadable_videos_stop_a_study(
+    pool: Pool, manifest: Manifest, tmp_path: Path
+) -> None:
+    many = spoilt(manifest.root, tmp_path / "clips", num_bad=2)
+    for _ in range(2):  # once decoded, and once found in the cache
+        with pytest.raises(data.TooManyBad, match="2 of 58 videos could not be read"):
+            data.fill(tmp_path / "frames", many, 32, lambda done, total: None)

@@ -115,3 +115,21 @@ def test_more_trials_go_on_with_the_same_study(undisturbed: Run, tmp_path: Path)
     assert more.answer["study_key"] == first.answer["study_key"]
     assert more.answer["points"][:6] == first.answer["points"]
     assert more.answer["trials"]["complete"] == 7
+
+
+def test_mlflow_that_is_down_costs_the_study_nothing_and_is_made_up_for(
+    undisturbed: Run, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(undisturbed[0], store, symlinks=True)
+    down = "http://127.0.0.1:9"
+    ended = paretoken(
+        "run", TINY, "--store", store, "--trials", 7, "--tracking-uri", down, "--json"
+    )
+    assert ended.code == 0, ended.err
+    assert f"warning: MLflow at {down}" in ended.err
+    assert ended.answer["trials"]["complete"] == 7
+    uri = f"sqlite:///{store / 'mlflow.db'}"
+    repaired = paretoken("front", "tiny", "--store", store, "--tracking-uri", uri, "--json")
+    assert repaired.code == 0, repaired.err
+    assert sorted(mirrored(repaired.answer)) == list(range(7))

@@ -75,6 +75,15 @@ def test_a_clip_does_not_depend_on_its_place_in_a_batch(name: str) -> None:
         assert torch.equal(alone[0], together[i])
 
 
+@pytest.mark.parametrize("name", ["mixup", "cutmix", "all"])
+def test_a_pair_does_not_depend_on_its_place_in_a_batch(name: str) -> None:
+    """So ranks that share a batch in runs of even length mix as one would."""
+    pixels, target_BK = augmented(clips(), KINDS[name], 0, 1, 2, 3)
+    some, targets = augment(clips()[2:], TARGETS[2:], KINDS[name], rngs(2, 3))
+    assert torch.equal(some, pixels[2:])
+    assert torch.equal(targets, target_BK[2:])
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_pixels_keep_their_shape_and_targets_their_sum(name: str) -> None:
     before = clips()

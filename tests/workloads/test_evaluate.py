@@ -156,11 +156,11 @@ def test_the_split_of_the_config_is_evaluated(trained: Input) -> None:
     assert table["clip"].to_pylist() == [CLIPS.names[i] for i in CLIPS.splits["test"]]
 
 
-def test_half_precision_is_near_single(trained: Input) -> None:
-    _, single = measure(trained)
-    _, half = measure(trained, precision="bfloat16")
+def test_half_precision_is_near_single_and_not_the_same(trained: Input) -> None:
+    single, half = (logits_of(measure(trained, precision=p)[1]) for p in ("float32", "bfloat16"))
     # Eight bits a number.
-    torch.testing.assert_close(logits_of(half), logits_of(single), rtol=0.05, atol=0.1)
+    torch.testing.assert_close(half, single, rtol=0.05, atol=0.1)
+    assert not torch.equal(half, single)
 
 
 def test_training_goes_on_as_before_after_an_evaluation_in_the_same_process(

@@ -12,8 +12,10 @@ import pytest
 import torch
 from movies import movie, movies
 from torch import Tensor
+from torch.nn import functional as F
 
 from workloads import augment, clips, finetune, optim
+from workloads.clips import ClipSet, Order, seed_of
 from workloads.mistakes import Mistake
 from workloads.models import videomae
 from workloads.reducers import drop, rlt, tome
@@ -106,15 +108,49 @@ def test_loss_falls_and_the_tiny_set_is_learned() -> None:
     assert torch.equal(model(pixels).argmax(dim=1), clip_set.labels_of(ids))
 
 
+def watched(log: list[tuple[int, float]]) -> ClipSet:
+    """Return the clips; which are loaded, and from where in their videos, goes to `log`."""
+
+    class Watched(ClipSet):
+        def load(self, ids: Any, config: Any, starts: Any) -> Tensor:
+            log.extend(zip(ids, starts, strict=True))
+            return super().load(ids, config, starts)
+
+    return Watched(**vars(movies()))
+
+
 def test_two_epochs_show_each_training_clip_twice_and_no_other() -> None:
-    seen: Counter[int] = Counter()
+    log: list[tuple[int, float]] = []
+    finetune.run(CONFIG, watched(log), {}, Quiet())  # 6 batches of 4 of 12 clips
+    assert Counter(clip_id for clip_id, _ in log) == dict.fromkeys(range(12), 2)
 
-    def watched(clip_id: int) -> np.ndarray:
-        seen[clip_id] += 1
-        return movie(clip_id)
 
-    finetune.run(CONFIG, replace(movies(), frames_of=watched), {}, Quiet())  # 6 x 4 of 12 clips
-    assert seen == dict.fromkeys(range(12), 2)
+def test_each_epoch_shows_other_parts_of_a_video_and_each_run_the_same() -> None:
+    first: list[tuple[int, float]] = []
+    again: list[tuple[int, float]] = []
+    for log in (first, again):
+        finetune.run(CONFIG, watched(log), {}, Quiet())
+    assert first == again
+    starts = {clip_id: {start for i, start in first if i == clip_id} for clip_id in range(12)}
+    assert all(len(of_clip) == 2 for of_clip in starts.values())
+    assert all(0 <= start < 1 for _, start in first)
+
+
+@pytest.mark.parametrize("reducers", [(), (drop.Config(keep=0.3),)], ids=["dense", "drop"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.4])
+def test_the_first_loss_is_that_of_the_untrained_model_on_the_first_batch(
+    smoothing: float, reducers: tuple[Any, ...]
+) -> None:
+    """By hand: the seed of a clip gives its start in the video and the draw of random reducers."""
+    config = replace(CONFIG, reducers=reducers, label_smoothing=smoothing, steps=1, seed=3)
+    places, clip_set = Order(movies().splits["train"], 4, seed=3).at(0), movies()
+    ids, seeds = [i for _, i in places], [seed_of(3, epoch, i) for epoch, i in places]
+    raw = clip_set.load(ids, config.clip, [np.random.default_rng(s).random() for s in seeds])
+    pixels = augment.normalise(raw, config.model.mean, config.model.std)
+    logits_BK = config.model.build(2, seed=3)(pixels, reducers, seeds=seeds)
+    loss = F.cross_entropy(logits_BK, clip_set.labels_of(ids), label_smoothing=smoothing)
+    # Labels as numbers here, as shares of classes there.
+    assert train(config).metrics["train/loss"] == pytest.approx(loss.item(), rel=1e-5)
 
 
 def test_seeds_and_only_they_change_an_equal_training() -> None:
@@ -123,10 +159,13 @@ def test_seeds_and_only_they_change_an_equal_training() -> None:
     assert not same(first, other)
 
 
-def test_the_chain_of_the_config_is_trained_with() -> None:
-    dense, reduced = (train(CONFIGS[name]).weights for name in ("dense", "drop"))
-    assert dense.keys() == reduced.keys()
-    assert not same(dense, reduced)
+def test_chain_and_precision_of_the_config_are_trained_with() -> None:
+    dense = train(CONFIG).weights
+    for name in ("drop", "tome", "half"):
+        other = train(CONFIGS[name]).weights
+        assert dense.keys() == other.keys()
+        assert not same(dense, other)
+    assert all(weight.dtype == torch.float32 for weight in other.values())
     assert "learned.rlt.length_embed" in train(BUSY).weights
 
 
@@ -150,6 +189,13 @@ def test_reducers_see_the_pixels_after_augmentation(
     after = finetune.run(spec, clip_set, {}, Quiet()).weights[name][0]
     moved_L = (after != before).any(dim=1)
     assert {length for length, moved in enumerate(moved_L.tolist(), start=1) if moved} == lengths
+
+
+def test_each_step_has_the_rate_of_the_recipe() -> None:
+    diary = Diary()
+    train(CONFIG, diary)
+    rates = [state["optimizer"]["param_groups"][0]["lr"] for state in diary.states]
+    assert rates == [optim.rate(step, 6, CONFIG.optim) for step in range(6)]
 
 
 def test_metrics_are_of_the_training() -> None:

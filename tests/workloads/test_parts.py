@@ -120,3 +120,15 @@ def test_pools_give_the_same_for_dense_and_for_ragged_packs(pool: nn.Module) -> 
     dense = packed((6, 6))
     # Sums by index against sums along an axis.
     torch.testing.assert_close(pool(dense.replace(layout=Layout.RAGGED)), pool(dense))
+
+
+@pytest.mark.xfail(strict=True, reason="one shift for the batch: a clip of low scores underflows")
+def test_attention_pool_does_not_look_at_other_clips() -> None:
+    """Normed tokens of opposite sign under a large weight: scores of about 80 and of -80."""
+    pool, tokens = AttentionPool(8, 1e-6), packed((3, 3))
+    nn.init.constant_(pool.score.weight, 0.0)
+    pool.score.weight.data[0, 0] = 15.0
+    tokens = tokens.replace(x_ND=tokens.x_ND.abs())
+    tokens.x_ND[:, 0] = torch.tensor([10.0, 10, 10, -10, -10, -10])
+    alone = [pool(packed((3,)).replace(x_ND=x_LD)) for x_LD in tokens.x_ND.split(3)]
+    torch.testing.assert_close(pool(tokens), torch.cat(alone))

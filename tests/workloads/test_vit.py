@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,6 +80,22 @@ class DiaryConfig:
         return None
 
 
+class Late(Diary):
+    """Acts inside blocks only, whatever tokens there are, and wants to see the keys of each."""
+
+    def steps(self) -> tuple[Step, ...]:
+        return (Step(At.IN_BLOCK, 0, needs=Layout.RAGGED, gives=Layout.GRID),)
+
+    def in_block(self, tokens: Tokens, seen: Seen, layer: int) -> Tokens:
+        assert len(seen.keys_NAE) == len(tokens.x_ND)
+        return tokens
+
+
+class LateConfig(DiaryConfig):
+    def build(self, host: Host) -> Late:
+        return Late(self.log, self.asks)
+
+
 @pytest.mark.parametrize(("asks", "shape"), [("keys", None), ("map", (2, 2, 8, 8))])
 def test_hooks_are_called_in_the_order_of_the_loop(
     clip_BCTHW: Tensor, asks: str, shape: tuple[int, ...] | None
@@ -94,6 +111,14 @@ def test_hooks_are_called_in_the_order_of_the_loop(
         "after_block 1",
     ]
     assert torch.equal(logits_BK, model_of()(clip_BCTHW))
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="keys are of the tokens before")
+def test_a_second_reducer_inside_a_block_sees_its_own_tokens_or_is_refused(
+    clip_BCTHW: Tensor,
+) -> None:
+    with suppress(Mistake):
+        model_of()(clip_BCTHW, (tome.Config(r=2), LateConfig([])))
 
 
 def test_the_trace_tells_who_saw_how_many_tokens(clip_BCTHW: Tensor) -> None:

@@ -1,9 +1,16 @@
-"""Clips in which some places stand still: what token reducers live on."""
+"""Clips in which some places stand still, which token reducers live on, and looks at the tokens."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from workloads.tokens import Tokens
+from workloads.vit import Trace, VideoTransformer
+
+SEEDS = (11, 12, 13)  # of the clips of a scene
 
 
 def scene(
@@ -29,3 +36,15 @@ def still(
     """Return clips in which nothing ever changes."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(batch, 3, 1, height, width, generator=generator).repeat(1, 1, frames, 1, 1)
+
+
+def encoded(model: VideoTransformer, clip_BCTHW: Tensor, chain: Any = None) -> Tokens:
+    """Return the tokens after the last block."""
+    return model.encode(clip_BCTHW, model.chain(chain), SEEDS[: len(clip_BCTHW)], Trace())
+
+
+def flat_cells(tokens: Tokens) -> list[list[int]]:
+    """Return the flat cell of each token, by sequence."""
+    _, rows, columns = tokens.grid
+    flat_N = tokens.coord_N3 @ torch.tensor([rows * columns, columns, 1])
+    return [flat_L.tolist() for flat_L in flat_N.split(tokens.lengths)]

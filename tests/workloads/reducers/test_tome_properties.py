@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 
 import pytest
 import torch
-from scenes import scene, still
+from scenes import encoded, scene, still
 from torch import Tensor
 from torch.nn import functional as F
 
 from workloads.mistakes import Mistake
 from workloads.models import videomae
 from workloads.reducers import tome
+from workloads.reducers.base import Seen
 from workloads.tokens import Layout, Tokens, sum_by_clip
-from workloads.vit import Attention, Trace, VideoTransformer
+from workloads.vit import Attention, VideoTransformer
 
 # Tokens, class token, distillation token: odd and even numbers, and the fewest there can be.
 SHAPES = [(n, c, d) for n in (8, 13, 20) for c, d in ((0, 0), (1, 0), (1, 1))] + [(2, 0, 0)]
@@ -97,12 +97,36 @@ def test_p13_class_and_distillation_tokens_come_out_first_and_unchanged() -> Non
 @pytest.mark.parametrize("r", [5, 20, 1000])
 def test_p13_sizes_of_a_whole_model_add_up_to_its_cells(r: int) -> None:
     model = HOST.build(5)
-    tokens = model.encode(scene(), model.chain((tome.Config(r=r),)), None, Trace())
+    tokens = encoded(model, scene(), (tome.Config(r=r),))
     num = 64
     for _ in range(3):
         num -= min(r, num // 2)
     assert tokens.lengths == (num,) * 3
     assert torch.equal(sum_by_clip(tokens.size_N, tokens), torch.full((3,), 64.0))
+
+
+@pytest.mark.xfail(strict=True, reason="match orders even tokens by likeness also for r=0")
+def test_p13_merging_nothing_is_the_identity() -> None:
+    assert groups_of(tome.match(draw(2, 9, 6), 0)) == [[i] for i in range(9)]
+
+
+@pytest.mark.xfail(strict=True, raises=IndexError, reason="match takes a maximum over nobody")
+def test_p13_a_single_token_has_nobody_to_join() -> None:
+    """Two tokens become one in the first block, and stay one in the others."""
+    model, clip_BCTHW = HOST.build(5), still(frames=4, height=4, width=4)
+    tokens = encoded(model, clip_BCTHW, (tome.Config(r=3),))
+    assert tokens.lengths == (1, 1)
+    assert tokens.size_N.tolist() == [2.0, 2.0]
+
+
+@pytest.mark.xfail(strict=True, reason="sizes are added in the precision of the tokens")
+def test_p13_sizes_are_exact_in_half_precision() -> None:
+    """bfloat16 knows no odd number above 256: a large still ground would be miscounted."""
+    tokens = tokens_of(torch.ones(1, 4, 16).bfloat16(), None)
+    tokens = tokens.replace(size_N=torch.tensor([300.0, 301.0, 1.0, 2.0]))
+    seen = Seen(torch.ones(4, 2, 8).bfloat16(), None)
+    merged = tome.Config(r=1).build(HOST.host()).in_block(tokens, seen, layer=0)
+    assert merged.size_N.sum() == 604
 
 
 def test_p14_duplicates_merge_first() -> None:
@@ -274,11 +298,15 @@ def test_a_key_of_length_zero_is_like_nothing() -> None:
     assert not plan.source_SR.eq(2).any()
 
 
-def test_merged_tokens_keep_the_cell_that_the_others_joined() -> None:
-    model = HOST.build(5).eval()
-    tokens = model.encode(still(), model.chain((tome.Config(r=10),)), None, Trace())
-    flat_SK = tokens.per_sequence(tokens.coord_N3) @ torch.tensor([16, 4, 1])
-    assert all(len(set(row)) == len(row) for row in flat_SK.tolist())
+def test_a_merged_token_stays_in_the_cell_that_the_others_joined() -> None:
+    tokens = tokens_of(draw(1, 12, 16), None)
+    tokens = tokens.replace(coord_N3=torch.arange(12)[:, None].expand(12, 3))
+    seen, merging = Seen(draw(12, 2, 8, seed=1), None), tome.Config(r=4).build(HOST.host())
+    groups = groups_of(merging.plan(tokens, seen, layer=0))
+    merged = merging.in_block(tokens, seen, layer=0)
+    joined = [group[0] if len(group) == 1 else next(i for i in group if i % 2) for group in groups]
+    assert merged.coord_N3.tolist() == [[cell] * 3 for cell in joined]
+    assert merged.lengths == (8,)
 
 
 @pytest.mark.parametrize(
@@ -293,19 +321,9 @@ def test_a_single_block_has_a_schedule() -> None:
     assert tome.schedule(1, 5, 0.0) == (5,)
 
 
-def test_size_weighted_pool_is_the_mean_over_cells() -> None:
-    """The variant for MAE models: sum of size times token over the number of cells."""
-    model = replace(HOST, pool="size_mean").build(5).eval()
-    tokens = model.encode(scene(), model.chain((tome.Config(r=12),)), None, Trace())
-    assert tokens.size_N.max() > 1
-    total_BD = sum_by_clip(tokens.x_ND * tokens.size_N[:, None], tokens)
-    torch.testing.assert_close(model.pool(tokens), model.pool.norm(total_BD / 64))
-
-
 def test_attention_ignores_sizes_when_not_proportional() -> None:
     model = HOST.build(5).eval()
-    chain = model.chain((tome.Config(r=12, proportional=False),))
-    assert model.encode(scene(), chain, None, Trace()).mass_N is None
+    assert encoded(model, scene(), (tome.Config(r=12, proportional=False),)).mass_N is None
 
 
 def test_proportional_attention_shifts_the_logits_of_keys_not_of_queries() -> None:
@@ -323,10 +341,3 @@ def test_proportional_attention_shifts_the_logits_of_keys_not_of_queries() -> No
 def test_knobs_without_meaning_are_refused(field: dict[str, int | str]) -> None:
     with pytest.raises(Mistake, match=f"tome: {next(iter(field))}="):
         tome.Config(**field)
-
-
-def test_every_pair_of_class_flags_gives_a_permutation_of_the_tokens() -> None:
-    for class_token, distill in itertools.product((False, True), repeat=2):
-        plan = tome.match(draw(2, 15, 4), 5, class_token, distill)
-        seen = torch.cat([plan.kept_SK, plan.source_SR], dim=1).sort(dim=1).values
-        assert torch.equal(seen, torch.arange(15).expand(2, -1))
