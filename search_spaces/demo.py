@@ -5,6 +5,22 @@
 4 000 short clips of moving shapes, 8 classes that only motion tells apart. Two models are trained,
 dense and with RLT; the search evaluates RLT, ToMe and random drop on both. A third, trained with
 random drop at RLT's keep ratio, is the control of the trained points.
+
+Calibrated over 3 seeds (weights, order, augmentation, draws; one data set), top-1 on val, 400
+clips:
+
+    trained      evaluated      MACs     mean   [lowest, highest]
+    dense        dense          1.00     0.853  [0.845, 0.863]
+    dense        rlt tau=0.1    0.21     0.851  [0.848, 0.855]
+    dense        tome r=40      0.70     0.854  [0.845, 0.863]
+    rlt tau=0.1  rlt tau=0.1    0.21     0.880  [0.853, 0.908]
+    rlt tau=0.1  rlt tau=0.2    0.16     0.863  [0.850, 0.875]
+    drop 0.25    drop 0.265     0.20     0.554  [0.518, 0.575]
+    drop 0.25    drop 0.205     0.15     0.495  [0.475, 0.520]
+
+So expect dense above 0.80, RLT level with it at a fifth of the MACs, and 30 points above random
+drop at equal tokens. That RLT *beats* dense is not a claim: equal steps favour the model that sees
+less.
 """
 
 from __future__ import annotations
@@ -17,32 +33,32 @@ from workloads.knobs import Float, Int
 from workloads.models import videomae
 from workloads.reducers import drop, rlt, tome
 
+CLIP = clips.Config(frames=16, stride=1.0, size=40)
+MODEL = videomae.Config(
+    dim=64,
+    depth=3,
+    heads=2,
+    patch=8,
+    size=40,
+    pool="attention",
+    positions="separable",
+    embed_init="difference",
+)
+TRAIN = finetune.Config(
+    model=MODEL,
+    clip=CLIP,
+    augment=augment.Config(shift=2),
+    optim=optim.Config(lr=3e-3, betas=(0.9, 0.98)),
+    steps=700,
+    batch=32,
+)
+
 
 def study() -> Study:
     """Return the study."""
-    clip = clips.Config(frames=16, stride=1.0, size=40)
-    train = Stage(
-        kind="finetune",
-        config=finetune.Config(
-            model=videomae.Config(
-                dim=64,
-                depth=3,
-                heads=2,
-                patch=8,
-                size=40,
-                pool="attention",
-                positions="separable",
-                embed_init="difference",
-            ),
-            clip=clip,
-            augment=augment.Config(shift=2),
-            optim=optim.Config(lr=3e-3, betas=(0.9, 0.98)),
-            steps=700,
-            batch=32,
-        ),
-    )
+    train = Stage(kind="finetune", config=TRAIN)
     measure = Stage(
-        kind="evaluate", config=evaluate.Config(clip=clip), inputs=(("weights", train),)
+        kind="evaluate", config=evaluate.Config(clip=CLIP), inputs=(("weights", train),)
     )
     return Study(
         name="demo",

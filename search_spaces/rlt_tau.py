@@ -18,33 +18,33 @@ from workloads.knobs import Float
 from workloads.models import videomae
 from workloads.reducers import rlt
 
+CLIP = clips.Config(frames=16, stride=3.0, size=64)
+MODEL = videomae.Config(
+    dim=96,
+    depth=4,
+    heads=3,
+    patch=8,
+    size=64,
+    pool="attention",
+    positions="separable",
+    embed_init="difference",
+)
+TRAIN = finetune.Config(
+    model=MODEL,
+    clip=CLIP,
+    augment=augment.Config(crop=0.8, flip=0.5),
+    optim=optim.Config(lr=1e-3, betas=(0.9, 0.98)),
+    steps=200,
+    batch=16,
+    label_smoothing=0.1,
+)
+
 
 def study() -> Study:
     """Return the study."""
-    clip = clips.Config(frames=16, stride=3.0, size=64)
-    train = Stage(
-        kind="finetune",
-        config=finetune.Config(
-            model=videomae.Config(
-                dim=96,
-                depth=4,
-                heads=3,
-                patch=8,
-                size=64,
-                pool="attention",
-                positions="separable",
-                embed_init="difference",
-            ),
-            clip=clip,
-            augment=augment.Config(crop=0.8, flip=0.5),
-            optim=optim.Config(lr=1e-3, betas=(0.9, 0.98)),
-            steps=200,
-            batch=16,
-            label_smoothing=0.1,
-        ),
-    )
+    train = Stage(kind="finetune", config=TRAIN)
     measure = Stage(
-        kind="evaluate", config=evaluate.Config(clip=clip), inputs=(("weights", train),)
+        kind="evaluate", config=evaluate.Config(clip=CLIP), inputs=(("weights", train),)
     )
     return Study(
         name="rlt_tau",

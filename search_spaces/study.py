@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import torch
+
 from search_spaces.objectives import GMACS, TOP1, Objective
 from search_spaces.space import Space
 from workloads import evaluate, finetune, readers
@@ -57,8 +59,6 @@ class Stage:
 
 
 def _torch_version() -> str:
-    import torch
-
     return torch.__version__.split("+")[0]  # the same work on a CPU and on a GPU
 
 
@@ -143,7 +143,8 @@ class Study:
                 assert learner is not None, "an evaluation reads a training"
                 clip, host = stage.config.clip, learner.model.host(learner.reducers)
                 host.grid_of(clip.frames, clip.size, clip.size)
-                base.chain_of(stage.config.reducers, host)
+                chain = base.chain_of(stage.config.reducers, host)
+                chain.select(torch.zeros(1, 3, clip.frames, clip.size, clip.size), (0,))
 
     def smoke(self) -> Study:
         """Return the same study in seconds: synthetic clips, a tiny model, 2 trials."""

@@ -61,10 +61,10 @@ def _loop(q_NAE: Tensor, k_NAE: Tensor, v_NAE: Tensor, tokens: Tokens) -> Tensor
     parts = [x.transpose(0, 1)[None].split(tokens.lengths, dim=2) for x in (q_NAE, k_NAE, v_NAE)]
     biases: Sequence[Tensor | None] = (None,) * len(tokens.lengths)
     if tokens.mass_N is not None:
-        biases = _bias(tokens.mass_N, q_NAE.dtype).split(tokens.lengths)
+        biases = _bias(tokens.mass_N, q_NAE.dtype)[None, None, None].split(tokens.lengths, dim=3)
     outputs = [
-        F.scaled_dot_product_attention(q, k, v, attn_mask=bias_L)
-        for q, k, v, bias_L in zip(*parts, biases, strict=True)
+        F.scaled_dot_product_attention(q, k, v, attn_mask=bias_111L)
+        for q, k, v, bias_111L in zip(*parts, biases, strict=True)
     ]
     return torch.cat(outputs, dim=2)[0].transpose(0, 1)
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from workloads import cache, frames
 from workloads.mistakes import Mistake
 
-REVISION = 1
+REVISION = 2
 CPU = torch.device("cpu")
 
 
@@ -58,7 +58,8 @@ def frame_indices(num_frames: int, config: Config, start: float) -> list[int]:
         start: 0 = as early as possible, 1 = as late as possible.
     """
     span = int((config.frames - 1) * config.stride) + 1
-    first = int(start * max(num_frames - span, 0))
+    spare = max(num_frames - span, 0)
+    first = min(int(start * (spare + 1)), spare)  # each place has an equal share of [0, 1)
     last = num_frames - 1
     return [min(first + int(i * config.stride), last) for i in range(config.frames)]
 
@@ -89,6 +90,16 @@ class ClipSet:
     frames_of: Callable[[int], np.ndarray]
     """All native-rate frames of a clip, uint8 T H W C, possibly a view of a file."""
     device: torch.device = CPU
+
+    def ids(self, split: str) -> tuple[int, ...]:
+        """Return the readable clips of a split.
+
+        Raises:
+            Mistake: there are none.
+        """
+        if not self.splits.get(split):
+            raise Mistake(f"no clips to read in the split {split!r}", "see the list of bad videos")
+        return self.splits[split]
 
     def load(self, ids: Sequence[int], config: Config, starts: Sequence[float]) -> Tensor:
         """Return clips as uint8 (B, C, T, H, W) on the device; `starts` as in `frame_indices`."""

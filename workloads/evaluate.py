@@ -30,7 +30,7 @@ from workloads.reducers import base
 from workloads.stage import Inputs, Report, Result, rank_and_world
 from workloads.vit import VideoTransformer
 
-REVISION = 1
+REVISION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ def run(config: Config, clip_set: ClipSet, inputs: Inputs, report: Report) -> Re
     source = inputs["weights"]
     num_classes = len(clip_set.classes)
     model = _load(source.weights, source.config, num_classes, clip_set.device)
-    ids = clip_set.splits[config.split]
+    ids = clip_set.ids(config.split)
     rank, world = rank_and_world()
     mine, rows = ids[rank::world], []
     for part in _batches(mine, config.batch):

@@ -27,7 +27,7 @@ from workloads.reducers import base
 from workloads.stage import Inputs, Report, Result, State, rank_and_world
 from workloads.vit import VideoTransformer
 
-REVISION = 1
+REVISION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ class _Trainer:
                 f"batch={config.batch} must be a multiple of the ranks ({self.world})",
                 "choose other --ranks, or another batch in the study",
             )
-        self.order = Order(clip_set.splits["train"], config.batch, config.seed)
+        self.order = Order(clip_set.ids("train"), config.batch, config.seed)
         self.optimizer = optim.build(model, config.optim)
         self.forward: nn.Module = DistributedDataParallel(model) if self.world > 1 else model
         self.done = 0

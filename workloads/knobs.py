@@ -83,6 +83,8 @@ def canonical(value: Any) -> Any:  # Any: a Config field may hold whatever JSON 
         return {str(name): canonical(item) for name, item in value.items()}
     if isinstance(value, type):
         return type_name(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)  # 1.0 == 1, so their keys are one
     if value is None or isinstance(value, str | bool | int | float):
         return value
     raise TypeError(f"{value!r} of type {type(value).__name__} has no canonical form")

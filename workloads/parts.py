@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from workloads.tokens import Grid, Tokens, cells, sum_by_clip
+from workloads.tokens import Grid, Tokens, cells, max_by_clip, sum_by_clip
 
-REVISION = 1
+REVISION = 2
 
 
 def sincos_1d(num: int, dim: int) -> Tensor:
@@ -110,8 +110,7 @@ class AttentionPool(nn.Module):
     def forward(self, tokens: Tokens) -> Tensor:
         x_ND = self.norm(tokens.x_ND)
         score_N1 = self.SHARPNESS * self.score(x_ND).float()
-        # Scores share a bound (normed inputs), so one shift for the batch is enough against
-        # overflow.
-        weight_N1 = (score_N1 - score_N1.detach().max()).exp()
+        # A shift a clip: with one for the batch, a clip of low scores could vanish beside another.
+        weight_N1 = (score_N1 - max_by_clip(score_N1.detach(), tokens)).exp()
         total_BD = sum_by_clip(x_ND * weight_N1.to(x_ND.dtype), tokens)
         return total_BD / sum_by_clip(weight_N1, tokens).to(x_ND.dtype)

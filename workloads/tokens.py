@@ -115,10 +115,19 @@ def clip_of_token(tokens: Tokens) -> Tensor:
     return clips_S.repeat_interleave(lengths_S, output_size=total)
 
 
+def max_by_clip(value_N1: Tensor, tokens: Tokens) -> Tensor:
+    """Return for each token the greatest of a packed column (N, 1) in its clip, (N, 1)."""
+    clip_N1 = clip_of_token(tokens)[:, None]
+    most_B1 = value_N1.new_zeros(tokens.clips[-1] + 1, 1)
+    most_B1 = most_B1.scatter_reduce(0, clip_N1, value_N1, "amax", include_self=False)
+    return most_B1[clip_N1[:, 0]]
+
+
 def sum_by_clip(value_N: Tensor, tokens: Tokens) -> Tensor:
     """Add up a packed tensor (N, ...) over the tokens of each clip, (B, ...)."""
     num_clips = tokens.clips[-1] + 1
     if tokens.is_equal:
         return value_N.view(num_clips, -1, *value_N.shape[1:]).sum(dim=1)
-    out = value_N.new_zeros(num_clips, *value_N.shape[1:])
-    return out.index_add(0, clip_of_token(tokens), value_N)
+    out = value_N.new_zeros(num_clips, *value_N.shape[1:], dtype=torch.float32)
+    # Float32 whatever the precision: bfloat16 cannot count beyond 256.
+    return out.index_add(0, clip_of_token(tokens), value_N.float()).to(value_N.dtype)

@@ -113,7 +113,6 @@ def test_hooks_are_called_in_the_order_of_the_loop(
     assert torch.equal(logits_BK, model_of()(clip_BCTHW))
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="keys are of the tokens before")
 def test_a_second_reducer_inside_a_block_sees_its_own_tokens_or_is_refused(
     clip_BCTHW: Tensor,
 ) -> None:

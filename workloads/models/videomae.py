@@ -99,7 +99,8 @@ class Config:
             seed: of the weights.
         """
         generator = torch.Generator().manual_seed(seed)
-        learned = self._learned(reducers, generator)
+        # Drawn apart, so that a host's weights do not depend on what reducers learn beside them.
+        learned = self._learned(reducers, torch.Generator().manual_seed(seed))
         shape = (self.dim, self.heads, self.mlp_ratio, self.norm_eps, "qv")
         model = VideoTransformer(
             self.host(reducers),

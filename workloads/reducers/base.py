@@ -15,6 +15,7 @@ from enum import IntEnum
 from functools import lru_cache
 from typing import Literal, NamedTuple, Protocol
 
+import torch
 from torch import Generator, Tensor, nn
 
 from workloads.mistakes import Mistake
@@ -177,6 +178,9 @@ class Chain:
         self.configs = tuple(configs)
         self.host = host
         self.names = tuple(name_of(config) for config in self.configs)
+        if len({*self.names}) < len(self.names):
+            what = f"reducers=({', '.join(self.names)}): the same one twice"
+            raise Mistake(what, "leave one out")
         self._reducers = [config.build(host) for config in self.configs]
         self._actors: dict[tuple[At, int], list[int]] = {}
         self.layout = self._order()
@@ -187,6 +191,9 @@ class Chain:
         for step, i in sorted(steps, key=lambda item: (item[0].layer, item[0].at)):
             if layout > step.needs:
                 raise Mistake(*self._refusal(step, self.names[i], layout, last))
+            if step.at == At.IN_BLOCK and (step.at, step.layer) in self._actors:
+                what = f"two act inside block {step.layer}, which shows its keys to one"
+                raise Mistake(f"reducers=({', '.join(self.names)}): {what}", "leave one out")
             if step.gives > layout:
                 layout, last = step.gives, self.names[i]
             self._actors.setdefault((step.at, step.layer), []).append(i)
@@ -218,7 +225,7 @@ class Chain:
         for _, reducer in self.actors(At.SELECT):
             chosen_BL = reducer.select(clip_BCTHW, seeds)
             if chosen_BL is not None:
-                size_BL = chosen_BL if size_BL is None else size_BL * chosen_BL
+                size_BL = chosen_BL if size_BL is None else _both(size_BL, chosen_BL)
         return size_BL
 
     def __eq__(self, other: object) -> bool:
@@ -231,6 +238,16 @@ class Chain:
 
     def __repr__(self) -> str:
         return f"Chain{self.configs!r}"
+
+
+def _both(first_BL: Tensor, second_BL: Tensor) -> Tensor:
+    """Multiply two selections; a clip of which they have nothing in common keeps its first token
+    of the first selection, for a model must see something of it.
+    """
+    both_BL = first_BL * second_BL
+    place_B1 = (first_BL > 0).int().argmax(dim=1, keepdim=True)
+    alone_BL = torch.zeros_like(first_BL).scatter(1, place_B1, first_BL.gather(1, place_B1))
+    return torch.where((both_BL > 0).any(dim=1, keepdim=True), both_BL, alone_BL)
 
 
 @lru_cache(maxsize=1024)

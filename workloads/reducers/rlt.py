@@ -42,7 +42,7 @@ from workloads.mistakes import Mistake
 from workloads.reducers.base import At, Host, Reducer, Step
 from workloads.tokens import Grid, Layout, Tokens
 
-REVISION = 1
+REVISION = 2
 IMAGENET_STD = (0.229, 0.224, 0.225)
 FIRST = 255.0  # what the official code scores the first tubelet with
 
@@ -169,7 +169,12 @@ class RunLength(Reducer):
         return length_BTHW.flatten(1)
 
     def after_embed(self, tokens: Tokens, learned: nn.Module | None) -> Tokens:
-        assert learned is not None, "checked in Config.build"
+        assert isinstance(learned, LengthTable), "checked in Config.build"
+        if tokens.grid[0] > (longest := learned.length_embed.shape[1]):
+            raise Mistake(
+                f"rlt: clips of {tokens.grid[0]} tubelets, but run lengths only up to {longest}",
+                "show as many frames as in training, or leave encode_length out",
+            )
         return tokens.replace(x_ND=tokens.x_ND + learned(tokens.size_N))
 
     def macs(self, at: At, num_tokens: int, channels: int) -> int:

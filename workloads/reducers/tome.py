@@ -15,7 +15,7 @@ Deviations from the official code:
 * The r of each block is computed, not popped from a shared list that must be rebuilt each forward.
 * A key of length zero counts as similar to nothing; the official division by its norm gives NaN.
 * Unmerging knows where a distillation token was moved; the official code forgets it and hands rows
-  to the wrong tokens (`unmerge(official_order=True)` reproduces that for comparison).
+  to the wrong tokens (`merging.unmerge(official_order=True)` reproduces that for comparison).
 * Fused attention with a log-size bias instead of an explicit map: same numbers, less time.
 * `schedule="increasing"` etc. name the inflections -1, 0, 1; a block count of 1 does not divide by
   zero.
@@ -29,18 +29,19 @@ width.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from workloads.knobs import Choice, Int
+from workloads.merging import Plan, expand, merge_weighted
 from workloads.mistakes import Mistake
 from workloads.reducers.base import At, Host, Probe, Reducer, Seen, Step
 from workloads.tokens import Grid, Layout, Tokens
 
-REVISION = 1
+REVISION = 2
 INFLECTION = {"constant": 0.0, "decreasing": -1.0, "increasing": 1.0}
 
 
@@ -85,15 +86,9 @@ def schedule(num_layers: int, r: int, inflection: float) -> tuple[int, ...]:
     return tuple(int(low + layer * step) for layer in range(num_layers))
 
 
-class Plan(NamedTuple):
-    """What merges with what: computed once, applied to tokens, sizes and sources alike."""
-
-    kept_SK: Tensor
-    """Input position of the token that each output started as."""
-    source_SR: Tensor
-    """Input positions that are merged away."""
-    into_SR: Tensor
-    """Output position that each source goes to."""
+def metric(tokens: Tokens, seen: Seen) -> Tensor:
+    """Return what tokens are compared by, (S, L, E): the mean of their keys over the heads."""
+    return tokens.per_sequence(seen.keys_NAE.mean(dim=1))
 
 
 @torch.no_grad()
@@ -108,6 +103,9 @@ def match(metric_SLE: Tensor, r: int, class_token: bool = False, distill: bool =
     """
     num = metric_SLE.shape[1]
     r = max(min(r, (num - class_token - distill) // 2), 0)
+    if r == 0:  # the identity; a single token has nobody to be compared with
+        place_SL = torch.arange(num, device=metric_SLE.device).expand(len(metric_SLE), -1)
+        return Plan(place_SL, place_SL[:, :0], place_SL[:, :0])
     unit_SLE = F.normalize(metric_SLE.float(), dim=-1)
     similar_SAB = unit_SLE[:, ::2] @ unit_SLE[:, 1::2].transpose(-1, -2)
     if class_token:
@@ -128,52 +126,6 @@ def match(metric_SLE: Tensor, r: int, class_token: bool = False, distill: bool =
     return Plan(torch.cat(kept, dim=1), 2 * merged_SR, into_SR)
 
 
-def _expand(index_SK: Tensor, like_SLD: Tensor) -> Tensor:
-    return index_SK[..., None].expand(-1, -1, like_SLD.shape[-1])
-
-
-def merge_sum(x_SLD: Tensor, plan: Plan) -> Tensor:
-    """Add up the tokens of each group, (S, K, D)."""
-    kept_SKD = x_SLD.gather(1, _expand(plan.kept_SK, x_SLD))
-    source_SRD = x_SLD.gather(1, _expand(plan.source_SR, x_SLD))
-    return kept_SKD.scatter_add(1, _expand(plan.into_SR, x_SLD), source_SRD)
-
-
-def merge_mean(x_SLD: Tensor, plan: Plan) -> Tensor:
-    """Average the tokens of each group, all alike, (S, K, D)."""
-    return merge_sum(x_SLD, plan) / merge_sum(torch.ones_like(x_SLD[..., :1]), plan)
-
-
-def merge_weighted(x_SLD: Tensor, size_SL1: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
-    """Average the tokens of each group by size; return tokens (S, K, D) and sizes (S, K, 1)."""
-    merged_SK1 = merge_sum(size_SL1, plan)
-    return merge_sum(x_SLD * size_SL1, plan) / merged_SK1, merged_SK1
-
-
-def destination(plan: Plan) -> Tensor:
-    """Return the output position that each input token went to, (S, L)."""
-    num = plan.kept_SK.shape[1] + plan.source_SR.shape[1]
-    out_SL = plan.kept_SK.new_empty(len(plan.kept_SK), num)
-    places_SK = torch.arange(plan.kept_SK.shape[1], device=out_SL.device).expand_as(plan.kept_SK)
-    return out_SL.scatter(1, plan.kept_SK, places_SK).scatter(1, plan.source_SR, plan.into_SR)
-
-
-def sources(plans: list[Plan]) -> Tensor:
-    """Return which original token is in which output after some merges, bool (S, K, L)."""
-    place_SL = destination(plans[0])
-    for plan in plans[1:]:
-        place_SL = destination(plan).gather(1, place_SL)
-    return F.one_hot(place_SL, plans[-1].kept_SK.shape[1]).transpose(1, 2).bool()
-
-
-def unmerge(x_SKD: Tensor, plan: Plan, official_order: bool = False) -> Tensor:
-    """Copy each output back to every token that went into it, (S, L, D)."""
-    if official_order:  # all even tokens before all odd ones, wherever a distillation token went
-        by_parity = (plan.kept_SK % 2).argsort(dim=1, stable=True)
-        plan = plan._replace(kept_SK=plan.kept_SK.gather(1, by_parity))
-    return x_SKD.gather(1, _expand(destination(plan), x_SKD))
-
-
 class TokenMerging(Reducer):
     """ToMe inside a model: between attention and MLP of every block with r > 0."""
 
@@ -190,16 +142,17 @@ class TokenMerging(Reducer):
 
     def in_block(self, tokens: Tokens, seen: Seen, layer: int) -> Tokens:
         plan = self.plan(tokens, seen, layer)
+        # Float32 whatever the precision: bfloat16 knows no odd size above 256.
         x_SKD, size_SK1 = merge_weighted(
-            tokens.per_sequence(tokens.x_ND),
-            tokens.per_sequence(tokens.size_N)[..., None].to(tokens.x_ND.dtype),
+            tokens.per_sequence(tokens.x_ND).float(),
+            tokens.per_sequence(tokens.size_N)[..., None],
             plan,
         )
         coord_SL3 = tokens.per_sequence(tokens.coord_N3)
-        size_N = size_SK1.flatten().float()
+        size_N = size_SK1.flatten()
         return tokens.replace(
-            x_ND=x_SKD.flatten(0, 1),
-            coord_N3=coord_SL3.gather(1, _expand(plan.kept_SK, coord_SL3)).flatten(0, 1),
+            x_ND=x_SKD.flatten(0, 1).to(tokens.x_ND.dtype),
+            coord_N3=coord_SL3.gather(1, expand(plan.kept_SK, coord_SL3)).flatten(0, 1),
             size_N=size_N,
             mass_N=size_N if self.config.proportional else None,
             lengths=(x_SKD.shape[1],) * len(tokens.lengths),
@@ -207,9 +160,8 @@ class TokenMerging(Reducer):
         )
 
     def plan(self, tokens: Tokens, seen: Seen, layer: int) -> Plan:
-        """Match tokens by the mean of their keys over the heads."""
-        metric_SLE = tokens.per_sequence(seen.keys_NAE.mean(dim=1))
-        return match(metric_SLE, self.r[layer], class_token=tokens.num_prefix > 0)
+        """Match the tokens of a block."""
+        return match(metric(tokens, seen), self.r[layer], class_token=tokens.num_prefix > 0)
 
     def macs(self, at: At, num_tokens: int, channels: int) -> int:
         """The product of the even with the odd tokens, over the width of a head."""

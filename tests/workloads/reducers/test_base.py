@@ -86,7 +86,6 @@ def test_two_selections_keep_what_both_keep_with_the_run_lengths_of_rlt() -> Non
 
 
 @torch.no_grad()
-@pytest.mark.xfail(strict=True, reason="two masks may have no token of a clip in common")
 def test_two_selections_leave_each_clip_a_token() -> None:
     """A still clip has few tokens after RLT, and a sparse random mask often misses them all."""
     model = HOST.build(5).eval()
@@ -96,13 +95,8 @@ def test_two_selections_leave_each_clip_a_token() -> None:
     assert model(clip_BCTHW, chain, seeds=seeds).isfinite().all()
 
 
-TWICE = pytest.mark.xfail(strict=True, reason="sizes are multiplied, keys seen twice")
-
-
 @torch.no_grad()
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n == "drop" else TWICE) for n in available()]
-)
+@pytest.mark.parametrize("name", available())
 def test_a_reducer_twice_works_or_is_refused_in_words(name: str) -> None:
     pair = (load(name).Config(), load(name).Config())
     mistake = refusal(pair)

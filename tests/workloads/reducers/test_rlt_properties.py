@@ -342,7 +342,6 @@ def test_a_length_table_must_have_been_trained() -> None:
         HOST.build(5)(scene(), (rlt.Config(encode_length=True),))
 
 
-@pytest.mark.xfail(strict=True, raises=IndexError, reason="rows beyond the table are read")
 def test_a_clip_with_longer_runs_than_the_table_is_refused() -> None:
     """Evaluation may show more frames than training did."""
     model = HOST.build(5, (rlt.Config(encode_length=True),))
