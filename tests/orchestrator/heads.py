@@ -27,7 +27,8 @@ FOREVER = 200  # with so many trials, the stand-in does not end
 PORTS = ("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port")
 STAND_IN = f"""
 import json, os, sys, time
-found = sorted(os.path.join(here, name)[2:] for here, _, names in os.walk(".") for name in names)
+walk = [(here, names) for here, _, names in os.walk(".") if not here.endswith("__pycache__")]
+found = sorted(os.path.join(here, name)[2:] for here, names in walk for name in names)
 print("args", json.dumps(sys.argv[1:]), flush=True)
 print("files", json.dumps(found), flush=True)
 trials = int(sys.argv[sys.argv.index("--trials") + 1])

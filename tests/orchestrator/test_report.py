@@ -188,7 +188,6 @@ def test_table_shows_front_dense_and_the_controls_of_the_knee() -> None:
         "  52.9 %   0.00772       40       16 %   "
         "drop keep=0.202 (trained control of the knee: -32.5 points)",
         "val split (400 clips: standard error 1.8 points at the knee), one seed: preliminary",
-        "`paretoken confirm demo` re-runs the front on fresh seeds and the test split",
     ]
 
 
