@@ -8,7 +8,7 @@ Legend: B clips, K classes, V views, C T H W video.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -73,10 +73,12 @@ def run(config: Config, clip_set: ClipSet, inputs: Inputs, report: Report) -> Re
     ids = clip_set.ids(config.split)
     rank, world = rank_and_world()
     mine, rows = ids[rank::world], []
-    for part in _batches(mine, config.batch):
-        rows.append(_measure(model, source.config.model, config, clip_set, part))
-        done = sum(len(row["clip"]) for row in rows)
-        report.step(done, len(mine), lambda: {})
+    most = -(-len(ids) // world)  # reports are common to all ranks, so all make equally many
+    for start in range(0, most, config.batch):
+        part = mine[start : start + config.batch]
+        if part:
+            rows.append(_measure(model, source.config.model, config, clip_set, part))
+        report.step(min(start + config.batch, most), most, lambda: {})
     columns = _gather(rows, world)
     place = np.argsort(columns["clip"], kind="stable")
     columns = {name: values[place] for name, values in columns.items()}
@@ -90,11 +92,6 @@ def _load(
     model: VideoTransformer = config.model.build(num_classes, config.reducers)
     model.load_state_dict(load_file(weights))
     return model.to(device).eval()
-
-
-def _batches(ids: Sequence[int], batch: int) -> Iterator[Sequence[int]]:
-    for start in range(0, len(ids), batch):
-        yield ids[start : start + batch]
 
 
 Columns = dict[str, np.ndarray]

@@ -133,3 +133,13 @@ def test_mlflow_that_is_down_costs_the_study_nothing_and_is_made_up_for(
     repaired = paretoken("front", "tiny", "--store", store, "--tracking-uri", uri, "--json")
     assert repaired.code == 0, repaired.err
     assert sorted(mirrored(repaired.answer)) == list(range(7))
+
+
+@pytest.mark.parametrize("several", ["--workers", "--ranks"])
+def test_two_groups_or_two_ranks_share_two_cores_without_a_hang(
+    several: str, tmp_path: Path
+) -> None:
+    ended = paretoken("run", TINY, "--store", tmp_path / "store", several, 2, "--json", timeout=180)
+    assert ended.code == 0, ended.err
+    assert ended.answer["trials"] == {"complete": 6, "failed": 0, "pruned": 0}
+    assert "WARNING" not in ended.err
