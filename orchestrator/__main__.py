@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import shlex
-import signal
 import sys
 import time
 import traceback
@@ -22,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from orchestrator import interrupts
 from orchestrator.environment import prepare
 from workloads.mistakes import Mistake
 
@@ -186,11 +186,11 @@ def _footer(summary: dict[str, Any]) -> str:
     here = (
         "" if store == Path("paretoken-store").resolve() else f" --store {shlex.quote(str(store))}"
     )
+    others = "" if name == "rlt_tau" else "paretoken run rlt_tau --data YOUR_VIDEOS | "
     return (
         f"figure   {store / 'latest' / name / 'front.html'}\n"
         f"compare  mlflow ui --backend-store-uri {uri}\n"
-        f"next     paretoken front {name} --at knee{here} | "
-        "paretoken run rlt_tau --data YOUR_VIDEOS | paretoken studies"
+        f"next     paretoken front {name} --at knee{here} | {others}paretoken studies"
     )
 
 
@@ -200,7 +200,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     wants_json = "--json" in argv
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupts.arm()
     try:
         args, rest = parser().parse_known_args(argv)
         if rest and args.command not in NOT_YET:
@@ -211,14 +211,10 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         code, answer = INTERRUPTED, _say(_stopped(argv))
     except Exception as error:
-        code, answer = _failed(error)
+        code, answer = _failed(error, argv)
     if wants_json:
         print(json.dumps(answer, allow_nan=False))
     return code
-
-
-def _interrupt(signum: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _say(text: str) -> dict[str, Any]:
@@ -226,14 +222,16 @@ def _say(text: str) -> dict[str, Any]:
     return {"error": text}
 
 
-def _stopped(argv: list[str]) -> str:
-    return f"stopped; nothing is lost. Continue with: {shlex.join(['paretoken', *argv])}"
+def _stopped(argv: list[str], why: str = "") -> str:
+    again = shlex.join(["paretoken", *argv])
+    because = f": {why}\n " if why else ";"
+    return f"stopped{because} nothing is lost. Continue with: {again}"
 
 
-def _failed(error: Exception) -> tuple[int, dict[str, Any]]:
+def _failed(error: Exception, argv: list[str]) -> tuple[int, dict[str, Any]]:
     """Tell what ends a study from what is wrong with the machine, and that from our own errors."""
     if getattr(error, "is_expected", False):
-        return 1, _say(f"stopped: {error}")
+        return 1, _say(_stopped(argv, str(error)))
     if isinstance(error, OSError) and error.errno in DISK:
         where = error.filename or "the store"
         return 2, _say(f"error: {where}: {error.strerror}\n  free space or choose another --store")

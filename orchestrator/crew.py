@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 
-from orchestrator import cluster, data
+from orchestrator import cluster, data, interrupts
 from orchestrator.display import Display
 from orchestrator.pool import Pool
 from orchestrator.store import Store
@@ -58,6 +58,7 @@ class Crew:
             assert self.clips is not None, "work_on comes first"
             manifest, short_side = self.clips
             pool = self.start().result()
+            interrupts.arm()
             folder = data.folder_for(self.store.root, manifest, short_side)
             bad = data.fill(folder, manifest, short_side, self._decoded)
             if bad:
@@ -91,9 +92,9 @@ class Crew:
         trace: TracebackType | None,
     ) -> None:
         self.display.snapshot = lambda: None
-        self._starter.shutdown(wait=False, cancel_futures=True)
         if self._starting is None or not self._starting.done():
             return
         if self._starting.exception() is None and self._starting.result().stop():
             ray.shutdown()
+            self._starter.shutdown()  # not before: Ray's servers die with the thread of their start
         # Else Ray is left to notice the end of this process, which takes it seconds.

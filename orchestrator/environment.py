@@ -33,7 +33,7 @@ SETTINGS = {
 
 
 # What they say of themselves is no news to whoever runs a study.
-CHATTY = ("ray", "ray.data", "ray.train", "ray.tune", "mlflow", "alembic")
+CHATTY = ("ray", "ray.data", "ray.train", "mlflow", "alembic")
 
 
 def prepare() -> None:
@@ -46,3 +46,5 @@ def hush() -> None:
     """Keep their loggers to errors; they set their levels when imported, so call it after that."""
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
+    # It prints the traceback of what the ledger has as a trial's reason, or the last line says.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -90,7 +91,7 @@ class Pool:
 
     def close(self, reason: str = "the study is over") -> None:
         """Send all groups home; stages that run are given up, their checkpoints stay."""
-        ray.get(self.board.close.remote(reason))
+        ray.get(self.board.close.remote(reason), timeout=STOP_S)
 
     def stop(self) -> bool:
         """Send all groups home; say whether they are gone.
@@ -98,8 +99,11 @@ class Pool:
         One that is only starting does not hear it yet. Ray must not be shut down under a thread
         that waits for it, or the process crashes.
         """
-        self.close()
         end = time.monotonic() + STOP_S
+        try:
+            self.close()
+        except RayError:  # the board is gone, or still starting
+            return False
         for thread in self._threads:
             thread.join(max(end - time.monotonic(), 0))
         return not any(thread.is_alive() for thread in self._threads)

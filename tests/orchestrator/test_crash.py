@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -46,22 +47,28 @@ MOMENTS: dict[str, Callable[[Path], bool]] = {
 }
 
 
-def kill_when(store: Path, moment: Callable[[Path], bool]) -> None:
-    """Start a run and kill its driver at a moment; what Ray started dies with it."""
+def end_when(store: Path, moment: Callable[[Path], bool], number: signal.Signals) -> Ended:
+    """Start a run and send its driver a signal at a moment; of Ctrl-C all its processes hear."""
     driver = subprocess.Popen(
         command("run", TINY, "--store", store),
         cwd=ROOT,
         env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     end = time.monotonic() + DEADLINE_S
     while not moment(store):
         assert driver.poll() is None, "the run ended before the moment came"
         assert time.monotonic() < end
         time.sleep(0.01)
-    driver.send_signal(signal.SIGKILL)
-    driver.wait()
+    send = os.killpg if number == signal.SIGINT else os.kill
+    send(driver.pid, number)
+    driver.wait(timeout=30)
+    assert driver.stdout is not None
+    assert driver.stderr is not None
+    return Ended(driver.returncode, driver.stdout.read(), driver.stderr.read())
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +80,7 @@ def disturbed(
     shutil.copytree(undisturbed[0] / "data", store / "data")  # the same clips, drawn once
     before: dict[str, str] = {}
     for moment in MOMENTS.values():
-        kill_when(store, moment)
+        end_when(store, moment, signal.SIGKILL)
         now = finished_stages(store)
         assert before.items() <= now.items(), "a finished stage was run again"
         before = now
@@ -106,6 +113,20 @@ def test_ledger_journal_and_mlflow_agree_after_kills(
         number: sorted(pair) for number, pair in values.items()
     }
     assert sorted(mirrored(ended.answer)) == list(range(6))
+
+
+@pytest.mark.parametrize(
+    ("number", "moment"), [(signal.SIGINT, "group up"), (signal.SIGTERM, "training")]
+)
+def test_an_interrupted_run_says_how_to_go_on(
+    number: signal.Signals, moment: str, undisturbed: Run, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(undisturbed[0] / "data", store / "data")
+    ray_is_up = (store / "ray" / "group-0").exists
+    ended = end_when(store, is_training if moment == "training" else lambda _: ray_is_up(), number)
+    assert ended.code == 130, ended.err
+    assert f"Continue with: paretoken run {TINY} --store {store}" in ended.err
 
 
 def test_a_torn_last_line_is_mended(undisturbed: Run, tmp_path: Path) -> None:
