@@ -13,7 +13,6 @@ backend matters.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -24,10 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 from ray import tune
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
+from benchmarks import command
 from orchestrator import cluster, data, search
 from orchestrator.environment import prepare
 from orchestrator.ledger import Ledger, Record
@@ -56,12 +57,18 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     rounds = 7 if parser.parse_args().quick else 20
     prepare()
+    command.run(lambda: _measured(rounds))
+
+
+def _measured(rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        answer = _Bench(Path(folder)).measure(rounds)
+        bench = _Bench(Path(folder))
+        answer = {**bench.measure(rounds), "setting": bench.setting()}
+    print(answer["setting"])
     for name, seconds in answer.pop("all").items():
         low, middle, high = statistics.quantiles(seconds, n=4)
         print(f"{name:<10} {middle:8.3f} s a trial   [{low:.3f}, {high:.3f}]   n={len(seconds)}")
-    print(json.dumps(answer))
+    return answer
 
 
 class _Bench:
@@ -77,13 +84,28 @@ class _Bench:
         self.manifest: Manifest = datasets.load(clips, trains=True)
         self.frames = data.folder_for(self.store.root, self.manifest, 32)
 
+    def setting(self) -> str:
+        """Say what is measured on what."""
+        train = self.base.stages[0].config
+        assert isinstance(train, finetune.Config), "the demo trains first"
+        clip = train.clip
+        what = f"{self.base.name}: {clip.frames} x {clip.size} px, {train.steps} steps a training"
+        machine = command.machine(torch.device("cpu"), "ray", "optuna")
+        return f"{what}, {len(self.manifest.clips)} synthetic clips, 1 group; {machine}"
+
     def measure(self, rounds: int) -> dict[str, Any]:
+        """Return the answer; Ray is gone then, whatever happened."""
+        try:
+            cluster.join(None)
+            return self._compared(rounds)
+        finally:
+            ray.shutdown()
+
+    def _compared(self, rounds: int) -> dict[str, Any]:
         """Return the answer after some rounds of all three kinds in turn."""
-        cluster.join(None)
         pool = Pool(1, 1, cluster.shares(1, 1), self.folder / "ray")
         pool.start(self.store.root)
         data.fill(self.frames, self.manifest, 32, lambda done, total: None)
-        pool.serve(self.frames, self.manifest.digest)
         found: dict[str, list[float]] = {"evaluate": [], "train": [], "naive": []}
         self._ours("evaluate", -1, pool)  # the group comes up, the checkpoint is trained
         for number in range(rounds):
@@ -91,7 +113,6 @@ class _Bench:
             found["train"] += self._ours("train", number, pool)
             found["naive"] += self._naive(number)
         pool.stop()
-        ray.shutdown()
         medians = {name: statistics.median(seconds) for name, seconds in found.items()}
         return {
             "seconds_per_trial": {name: medians[name] for name in ("evaluate", "train")},
@@ -125,7 +146,8 @@ class _Bench:
             ends.append((time.monotonic(), record))
 
         memory = Memory(study, folder / "journal.log")
-        asker = Asker(memory, ledger, self.manifest.digest, 1, heard)
+        asker = Asker(memory, ledger, self.manifest.digest, study.trials, 1, heard)
+        pool.serve(self.frames, self.manifest.digest)  # anew: the numbers of trials come again
         search.search(asker, pool, self.store, folder / "ray")
         pairs = pairwise(ends)
         return [now - before - _inside(record) for (before, _), (now, record) in pairs]

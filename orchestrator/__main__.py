@@ -9,25 +9,20 @@ Exit codes: 0 done; 1 no front, a limit passed, or a failure; 2 the user's mista
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import logging
 import os
 import shlex
 import sys
-import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from orchestrator import interrupts
+from orchestrator import failures, interrupts
 from orchestrator.environment import prepare
 from workloads.mistakes import Mistake
 
 NOT_YET = ("confirm", "export", "predict", "ingest", "advise")
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-INTERRUPTED = 130
 
 Answer = tuple[int, dict[str, Any]]
 """Exit code and the JSON object of `--json`."""
@@ -73,7 +68,7 @@ def _add_study(verb: argparse.ArgumentParser) -> None:
 
 
 def _add_selection(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--data", type=Path, metavar="PATH", help="class folders, or a CSV")
+    verb.add_argument("--data", type=_path, metavar="PATH", help="class folders, or a CSV")
     verb.add_argument("--trials", type=_count, metavar="N", help="in all, dense included")
     verb.add_argument("--workers", type=_count, default=1, metavar="N", help="stages at once")
     verb.add_argument("--ranks", type=_count, default=1, metavar="W", help="processes of a stage")
@@ -82,8 +77,14 @@ def _add_selection(verb: argparse.ArgumentParser) -> None:
 
 def _add_store(verb: argparse.ArgumentParser, note: str = "default: ./paretoken-store") -> None:
     store = Path("paretoken-store")
-    verb.add_argument("--store", type=Path, default=store, metavar="DIR", help=note)
+    verb.add_argument("--store", type=_path, default=store, metavar="DIR", help=note)
     verb.add_argument("--tracking-uri", metavar="URI", help="MLflow (default: in the store)")
+
+
+def _path(text: str) -> Path:
+    if not text.strip():  # a variable of the shell that is not set; it would mean this folder
+        raise argparse.ArgumentTypeError(f"{text!r} is no path")
+    return Path(text)
 
 
 def _count(text: str) -> int:
@@ -101,8 +102,7 @@ def run(args: argparse.Namespace) -> Answer:
     with Display() as display:
         summary = run_study(_options(args), display)
     if not summary["front"]:
-        print(f"no front: {summary['trials']['failed']} trials failed", file=sys.stderr)
-        return 1, summary
+        return _no_front(summary)
     _print(args, report.table(summary), _footer(summary))
     return 0, summary
 
@@ -111,13 +111,12 @@ def front(args: argparse.Namespace) -> Answer:
     """Print the front of a study, or one point of it."""
     from orchestrator import report, summary
     from orchestrator.display import Display
-    from orchestrator.run import front as front_of
+    from orchestrator.publish import front as front_of
 
     with Display() as display:
-        made = front_of(_options(args), display)
+        made = front_of(args.store, args.study, args.tracking_uri, display)
     if not made["front"]:
-        print("no front: no trial is complete", file=sys.stderr)
-        return 1, made
+        return _no_front(made)
     if args.at is None:
         _print(args, report.table(made), _footer(made))
         return 0, made
@@ -140,16 +139,16 @@ def studies(args: argparse.Namespace) -> Answer:
 
 def submit(args: argparse.Namespace) -> Answer:
     """Send a study to a cluster, or ask after one that was sent."""
-    from orchestrator import submit as jobs
+    from orchestrator import submit as sender
 
-    return jobs.submit(args)
+    return sender.submit(args)
 
 
 def doctor(args: argparse.Namespace) -> Answer:
     """Check the installation."""
-    from orchestrator import doctor as checks
+    from orchestrator import doctor as examiner
 
-    return checks.doctor(lambda line: _print(args, line))
+    return examiner.doctor(lambda line: _print(args, line))
 
 
 def not_yet(args: argparse.Namespace) -> Answer:
@@ -178,6 +177,14 @@ def _print(args: argparse.Namespace, *lines: str) -> None:
     """Print for people; with --json they get it on stderr."""
     for line in lines:
         print(line, file=sys.stderr if args.json else sys.stdout)
+
+
+def _no_front(summary: dict[str, Any]) -> Answer:
+    reasons = [p for p in summary["points"] if p["state"] == "failed"]
+    first = f"\n  trial {reasons[0]['trial']}: {reasons[0]['reason']}" if reasons else ""
+    failed = f"{summary['trials']['failed']} trials failed"
+    print(f"no front: no trial is complete, {failed}{first}", file=sys.stderr)
+    return 1, summary
 
 
 def _footer(summary: dict[str, Any]) -> str:
@@ -209,9 +216,10 @@ def main(argv: list[str] | None = None) -> int:
     except Mistake as mistake:
         code, answer = 2, _say(f"error: {mistake}")
     except KeyboardInterrupt:
-        code, answer = INTERRUPTED, _say(_stopped(argv))
+        code, answer = failures.INTERRUPTED, _say(failures.stopped(argv))
     except Exception as error:
-        code, answer = _failed(error, argv)
+        code, why = failures.explain(error, argv)
+        answer = _say(why)
     if wants_json:
         print(json.dumps(answer, allow_nan=False))
     return code
@@ -220,25 +228,6 @@ def main(argv: list[str] | None = None) -> int:
 def _say(text: str) -> dict[str, Any]:
     print(text, file=sys.stderr)
     return {"error": text}
-
-
-def _stopped(argv: list[str], why: str = "") -> str:
-    again = shlex.join(["paretoken", *argv])
-    because = f": {why}\n " if why else ";"
-    return f"stopped{because} nothing is lost. Continue with: {again}"
-
-
-def _failed(error: Exception, argv: list[str]) -> tuple[int, dict[str, Any]]:
-    """Tell what ends a study from what is wrong with the machine, and that from our own errors."""
-    if getattr(error, "is_expected", False):
-        return 1, _say(_stopped(argv, str(error)))
-    if isinstance(error, OSError) and error.errno in DISK:
-        where = error.filename or "the store"
-        return 2, _say(f"error: {where}: {error.strerror}\n  free space or choose another --store")
-    log = Path(f"paretoken-error-{time.strftime('%Y%m%d-%H%M%S')}.log")
-    log.write_text("".join(traceback.format_exception(error)))
-    traceback.print_exception(error)
-    return 1, _say(f"this should not happen; the log is {log}; `paretoken doctor` checks the rest")
 
 
 def entry() -> None:

@@ -2,7 +2,8 @@
 
 One pool serves training and evaluation, so nothing waits for a device that other work keeps. The
 same stage posted twice is one job. A job that nobody waits for any more is cancelled. A group that
-was killed takes its job again; after the third time the job has failed.
+was killed takes its job again; after the third time the job has failed, for whoever posts it later
+in this run too.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ MAX_ATTEMPTS = 3
 PATIENCE_S = 60.0  # a group asks again this often, or its ranks' collectives would time out
 
 Outcome = dict[str, Any]  # Any: state, reason, seconds, reused
+UNWANTED: Outcome = {"state": "cancelled", "reason": "nobody waits for it"}
 
 
 @dataclass(eq=False)
@@ -53,6 +55,9 @@ class Board:
         self.queue: deque[Job] = deque()
         self.jobs: dict[str, Job] = {}
         self.taken: dict[int, Job] = {}
+        self.takes: dict[int, int] = {}
+        self.given_up: dict[str, Outcome] = {}
+        self.released: set[str] = set()
         self.changed = asyncio.Condition()
         self.closed: str | None = None
         self.busy_s = 0.0
@@ -61,14 +66,17 @@ class Board:
     async def serve(self, data: str, manifest_digest: str) -> None:
         """Say which clips all stages are about: the folder of their frames, and their digest.
 
-        Not told to groups at their start, so that they start while the clips are still made.
+        Not told to groups at their start, so that they start while the clips are still made. Who
+        waits from now on is new, even under a name that was released before.
         """
         self.clips = data, manifest_digest
+        self.released.clear()
 
     async def post(self, stage: Stage, key: str, owner: str) -> Outcome:
         """Put a stage up and return how it ended: `state` is done, failed, fatal or cancelled."""
-        if self.closed is not None:
-            return {"state": "fatal", "reason": self.closed}
+        refusal = self._refusal(key, owner)
+        if refusal is not None:
+            return refusal
         job = self.jobs.get(key)
         if job is None:
             future = asyncio.get_running_loop().create_future()
@@ -78,14 +86,25 @@ class Board:
         await self._notify()
         return await asyncio.shield(job.future)
 
+    def _refusal(self, key: str, owner: str) -> Outcome | None:
+        """Return how a stage ends that is not even put up; None if it is."""
+        if self.closed is not None:
+            return {"state": "fatal", "reason": self.closed}
+        if owner in self.released:  # a trial that was stopped between two of its stages
+            return UNWANTED
+        return self.given_up.get(key)
+
     async def take(self, group: int) -> Outcome:
         """Hand a group its next job, or the one it was killed with; or `wait`, or `stop`."""
+        self.takes[group] = self.takes.get(group, 0) + 1
+        await self._notify()  # whoever still waits for this group was killed
         job = self.taken.get(group)
         if job is not None and job.attempts >= MAX_ATTEMPTS:
-            await self.done(group, {"state": "failed", "reason": _killed(job)})
+            self.given_up[job.key] = {"state": "failed", "reason": _killed(job)}
+            await self.done(group, self.given_up[job.key])
             job = None
         if job is None:
-            job = await self._next()
+            job = await self._next(group, self.takes[group])
         if job is None:
             return {"kind": "wait" if self.closed is None else "stop"}
         job.attempts += 1
@@ -93,14 +112,19 @@ class Board:
         self.taken[group] = job
         return {"kind": "stage", "stage": job.stage, "key": job.key, "clips": self.clips}
 
-    async def _next(self) -> Job | None:
+    async def _next(self, group: int, take: int) -> Job | None:
+        """Wait for a job; None after a while, at the end, or when the group has asked again."""
+
+        def is_over() -> bool:
+            return self.closed is not None or self.takes[group] != take
+
         async with self.changed:
-            ready = self.changed.wait_for(lambda: self.queue or self.closed is not None)
+            ready = self.changed.wait_for(lambda: self.queue or is_over())
             try:
                 await asyncio.wait_for(ready, PATIENCE_S)
             except TimeoutError:
                 return None
-            return self.queue.popleft() if self.queue and self.closed is None else None
+            return self.queue.popleft() if self.queue and not is_over() else None
 
     async def beat(
         self, group: int, key: str, progress: tuple[int, int], metrics: dict[str, float]
@@ -127,12 +151,13 @@ class Board:
         await self._notify()
 
     async def release(self, owner: str) -> None:
-        """Forget whoever no longer waits; a job that nobody wants leaves the board."""
+        """Wait no longer for whoever it was; a job that nobody wants leaves the board."""
+        self.released.add(owner)
         for job in list(self.jobs.values()):
             job.owners.discard(owner)
             if not job.is_wanted and job in self.queue:
                 self.queue.remove(job)
-                self._finish(job, {"state": "cancelled", "reason": "nobody waits for it"})
+                self._finish(job, UNWANTED)
 
     async def close(self, reason: str) -> None:
         """Send all groups home and end every job."""

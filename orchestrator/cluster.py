@@ -8,6 +8,7 @@ free.
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import threading
 from collections.abc import Callable
@@ -32,7 +33,7 @@ class Shares:
     """Reserved with Ray."""
     gpus: int
     threads: int
-    """Of torch, in each rank."""
+    """Of torch, in each rank; fewer on a node with fewer cores."""
 
 
 def join(address: str | None) -> str:
@@ -95,6 +96,13 @@ def _first_line(error: Exception) -> str:
 def num_cpus() -> float:
     """Return the CPUs of the cluster."""
     return float(ray.cluster_resources().get("CPU", 0))
+
+
+def num_cores() -> int:
+    """Return the cores of this node that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def num_gpus() -> int:

@@ -9,6 +9,7 @@ tokens.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator import stages
+from orchestrator.crew import Crew
 from orchestrator.ledger import Ledger, Record
 from orchestrator.memory import DENSE, Memory
 from orchestrator.search import Halted, Heard, record_of
@@ -24,6 +26,8 @@ from orchestrator.store import Store
 from search_spaces.study import Stage
 from workloads import finetune
 from workloads.reducers import drop
+
+log = logging.getLogger(__name__)
 
 KEEP_STEP = 0.05
 
@@ -47,28 +51,40 @@ class Controls:
         self.memory, self.ledger, self.digest, self.store = memory, ledger, digest, store
         self.study = memory.study
 
-    def run(self, front: Sequence[Record], launch: Launch, workers: int, heard: Heard) -> None:
-        """Run the controls of some points, `workers` at once.
+    def run(self, front: Sequence[Record], crew: Crew, heard: Heard) -> None:
+        """Run the controls of some points.
 
         Raises:
             Halted: nothing can run any more.
         """
         points = [record for record in front if record.trial != DENSE]
-        with ThreadPoolExecutor(max_workers=workers) as threads:
-            keeps = list(threads.map(lambda point: self._trained_keep(point, launch), points))
+        threads = ThreadPoolExecutor(max_workers=crew.workers)
+        try:
+            self._call(crew, [p for p in map(self._as_trained, points) if p.config.reducers])
+            keeps = list(threads.map(lambda point: self._trained_keep(point, crew.launch), points))
             wanted = [c for p, keep in zip(points, keeps, strict=True) for c in self.of(p, keep)]
             missing = [control for control in wanted if not self._is_known(control)]
-            for record in threads.map(lambda control: self._measure(control, launch), missing):
+            self._call(crew, [control.plan for control in missing])
+            for record in threads.map(lambda c: self._measure(c, crew.launch), missing):
                 self.ledger.append(record)
                 heard(record)
+        finally:  # after an interrupt, nobody waits for what still runs
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    def _call(self, crew: Crew, plans: Sequence[Stage]) -> None:
+        """Have the groups ready, before several threads ask for them, if they will be needed."""
+        if any(self.store.find(plan.key(self.digest)) is None for plan in plans):
+            crew.pool()
 
     def of(self, point: Record, trained_keep: float | None) -> Iterator[Control]:
         """Yield the controls of a point.
 
         Args:
             point: a complete trial.
-            trained_keep: share of the tokens that its model was trained on; None if on all.
+            trained_keep: share of the tokens that its model was trained on; see `_trained_keep`.
         """
+        if trained_keep is not None and math.isnan(trained_keep):
+            return
         chosen = self.memory.chosen(point.trial)
         plan = self.study.plan(chosen)
         tokens, cells = point.metrics["cost/tokens"], _num_cells(plan)
@@ -85,17 +101,27 @@ class Controls:
                 other = chosen | changes[kind]
                 yield Control(kind, point.trial, other, self.study.plan(other))
 
+    def _as_trained(self, point: Record) -> Stage:
+        """Return the evaluation of a point's model under the chain that it was trained with."""
+        chosen = self.memory.chosen(point.trial)
+        reducers = _training(self.study.plan(chosen)).reducers
+        return self.study.plan(chosen | {"evaluate.reducers": reducers})
+
     def _trained_keep(self, point: Record, launch: Launch) -> float | None:
-        """Return the share of tokens that a point's model was trained on, measured on val."""
-        plan = self.study.plan(self.memory.chosen(point.trial))
-        reducers = _training(plan).reducers
-        if not reducers:
+        """Return the share of tokens that a point's model was trained on, measured on val.
+
+        None if on all; NaN where it could not be measured, and then no control can be derived.
+        """
+        plan = self._as_trained(point)
+        if not plan.config.reducers:
             return None
-        same = self.study.plan(self.memory.chosen(point.trial) | {"evaluate.reducers": reducers})
         try:
-            outcome = stages.run(same, self.digest, self.store, launch)
+            outcome = stages.run(plan, self.digest, self.store, launch)
         except StageFailed as error:
-            raise Halted(str(error)) from error
+            if error.state != "failed":
+                raise Halted(str(error)) from error
+            log.warning("event=no_controls trial=%d reason=%s", point.trial, error)
+            return math.nan
         return outcome.metrics["cost/tokens"] / _num_cells(plan)
 
     def _is_known(self, control: Control) -> bool:
@@ -114,7 +140,9 @@ class Controls:
             if error.state != "failed":
                 raise Halted(str(error)) from error
             reason = str(error)
-        shown = {path: value for path, value in control.chosen.items() if "stride" not in path}
+        # The stride of fewer frames follows from their number.
+        hidden = {"evaluate.clip.stride"} - self.memory.chosen(control.of).keys()
+        shown = {path: value for path, value in control.chosen.items() if path not in hidden}
         record = record_of(self.study, control.plan, shown, outcome, reason)
         params = {**record.params, "control": control.kind}
         return replace(record, trial=control.of, role="control", params=params)

@@ -22,6 +22,7 @@ from orchestrator.cluster import DATA_CPUS
 from orchestrator.environment import hush
 from orchestrator.files import write_bytes
 from orchestrator.lock import Lock
+from search_spaces.study import Study
 from workloads import cache, readers
 from workloads.cache import Entry
 from workloads.datasets import Manifest
@@ -31,6 +32,7 @@ MOST_BAD = 0.02  # share of unreadable videos that a study tolerates
 BAD_LIST = "quarantine.csv"
 BLOCKS = 16  # tasks of a pass, at most; few large ones beat many small ones
 LEAST_BATCH = 8
+LEAST_SIDE = 64
 
 Progress = Callable[[int, int], None]
 
@@ -39,6 +41,25 @@ class TooManyBad(RuntimeError):  # noqa: N818 - a limit that was passed, not an 
     """More videos cannot be read than a study tolerates."""
 
     is_expected = True
+
+
+def short_side(study: Study) -> int:
+    """Return how large the frames of a study's clips are kept: their short side, in pixels.
+
+    Enough for whatever may be searched; a power of two, so that studies of about the same size
+    share frames and stages.
+    """
+    plans = [study.plan(chosen) for chosen in ({}, *study.space.examples())]
+    largest = max(stage.config.clip.size for plan in plans for stage in plan.chain())
+    return max(LEAST_SIDE, 1 << (largest - 1).bit_length())
+
+
+def digest_of(manifest: Manifest, side: int) -> str:
+    """Return what stands for the clips in the keys of stages: which they are and how kept.
+
+    Where frames are kept smaller than they were, a stage sees other pixels.
+    """
+    return key_of([manifest.digest, side, cache.MOST_FRAMES])
 
 
 def folder_for(store: Path, manifest: Manifest, short_side: int) -> Path:

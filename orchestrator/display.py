@@ -29,14 +29,13 @@ Snapshot = Callable[[], dict[str, Any] | None]  # Any: what `Board.snapshot` ret
 class Display:
     """Lines that stay, and below them what runs now."""
 
-    def __init__(self, live: bool | None = None) -> None:
+    def __init__(self) -> None:
         self.console = Console(stderr=True, width=None if sys.stderr.isatty() else WIDTH)
-        self.is_live = self.console.is_terminal if live is None else live
+        self.is_live = self.console.is_terminal
         self.begun = time.monotonic()
         self.phase: tuple[str, int, int] | None = None
         self.trials = (0, 0, 0)
         self.best = ""
-        self.names: dict[str, str] = {}
         self.snapshot: Snapshot = lambda: None
         self._last: dict[str, Any] | None = None
         self._live: Live | None = None

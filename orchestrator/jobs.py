@@ -100,7 +100,10 @@ class Jobs:
             return self._ended(job_id)
         except (aiohttp.ClientError, RuntimeError, Mistake) as error:
             reason = str(error).partition("\n")[0]
-            raise Lost(f"job {job_id} may run on, but cannot be followed: {reason}") from None
+            raise Lost(
+                f"job {job_id} may run on, but cannot be followed: {reason}\n"
+                f"  paretoken submit --logs {job_id} --follow --address {self.address}"
+            ) from None
 
     async def _tail(self, job_id: str, write: Callable[[str], object]) -> None:
         async for text in self._client.tail_job_logs(job_id):

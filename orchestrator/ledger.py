@@ -2,7 +2,8 @@
 alone.
 
 It is the truth: the sampler's journal and MLflow can be made again from it. Append-only; a line
-that was cut short by a crash is taken away at the next start, and said.
+that was cut short by a crash is passed over by readers, and said, and taken away before the next
+one is written: never by a reader, for whom a line that is just being written looks the same.
 """
 
 from __future__ import annotations
@@ -53,6 +54,9 @@ class Ledger:
         """Add a record; on return it is on the disk."""
         line = json.dumps(asdict(record), sort_keys=True, allow_nan=False) + "\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        whole, torn = _lines(self.path)
+        if torn:
+            os.truncate(self.path, len(whole))
         with self.path.open("ab") as file:
             file.write(line.encode())
             file.flush()
@@ -68,12 +72,15 @@ class Ledger:
         return [record for record in self.records if record.role == "control"]
 
 
+def _lines(path: Path) -> tuple[bytes, bytes]:
+    """Return the whole lines of a ledger, and what there is of a torn one."""
+    content = path.read_bytes() if path.exists() else b""
+    end = content.rfind(b"\n") + 1
+    return content[:end], content[end:]
+
+
 def _load(path: Path) -> list[Record]:
-    if not path.exists():
-        return []
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        log.warning("event=torn_line path=%s bytes=%d", path, len(content) - len(whole))
-        os.truncate(path, len(whole))
+    whole, torn = _lines(path)
+    if torn:
+        log.warning("event=torn_line path=%s bytes=%d", path, len(torn))
     return [Record(**json.loads(line)) for line in whole.splitlines()]

@@ -33,11 +33,12 @@ class Lock:
                 os.close(fd)
                 return False
             if error.errno not in (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS):
+                os.close(fd)
                 raise
             # A file system without locks: go on, at the price of work done twice.
+        self._fd = fd  # from here on `release` gives it back, whatever comes
         os.truncate(fd, 0)
         os.pwrite(fd, _self().encode(), 0)
-        self._fd = fd
         return True
 
     def release(self) -> None:

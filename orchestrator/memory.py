@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +39,22 @@ class Memory:
         warnings.simplefilter("ignore", ExperimentalWarning)  # of TPE's `group`, pinned in the lock
         self.study = study
         self.make = samplers.load(study.sampler)
+        self.path = path
+        self.directions = [_DIRECTION[objective.direction] for objective in study.objectives]
         _mend(path)
-        directions = [_DIRECTION[objective.direction] for objective in study.objectives]
+        self._open()
+
+    def _open(self) -> None:
+        self.journal = self._journal_in(self.path)
+        self.mirror = optuna.create_study(directions=self.directions)
+        self.mirror.add_trials(self.journal.trials)
+
+    def _journal_in(self, path: Path) -> optuna.Study:
         backend = JournalStorage(JournalFileBackend(str(path)))
         known = optuna.get_all_study_names(backend)
         if known:  # creating it "if it is not there" would write a line each time
-            self.journal = optuna.load_study(study_name=known[0], storage=backend)
-        else:
-            self.journal = optuna.create_study(storage=backend, directions=directions)
-        self.mirror = optuna.create_study(directions=directions)
-        self.mirror.add_trials(self.journal.trials)
+            return optuna.load_study(study_name=known[0], storage=backend)
+        return optuna.create_study(storage=backend, directions=self.directions)
 
     def __len__(self) -> int:
         return len(self.mirror.trials)
@@ -84,23 +90,47 @@ class Memory:
         return self.mirror.trials[number].params
 
     def rebuild(self, records: Mapping[int, Record]) -> None:
-        """Write into the journal what only the ledger knows, and tell it what it was not told."""
+        """Write into the journal what only the ledger knows, and tell it what it was not told.
+
+        A number that neither knows, as it was still running, is chosen anew.
+        """
         for number in range(len(self), max(records, default=-1) + 1):
-            trial = self._from_ledger(records.get(number))
-            self.journal.add_trial(trial)
-            self.mirror.add_trial(trial)
+            if number in records:
+                trial = self._from_ledger(records[number])
+                self.journal.add_trial(trial)
+                self.mirror.add_trial(trial)
+            else:
+                self.ask()
         for record in records.values():
             self.tell(record)
 
-    def _from_ledger(self, record: Record | None) -> FrozenTrial:
-        if record is None:
-            return create_trial(state=TrialState.FAIL)
+    def reopen(self, numbers: Sequence[int]) -> None:
+        """Let trials that ended run again; Optuna takes no second answer, so a new journal does."""
+        ended = [n for n in numbers if self.mirror.trials[n].state.is_finished()]
+        if not ended:
+            return
+        log.warning("event=trials_run_again trials=%s", ",".join(map(str, ended)))
+        fresh = self.path.with_suffix(".new")
+        fresh.unlink(missing_ok=True)
+        journal = self._journal_in(fresh)
+        for trial in self.mirror.trials:
+            journal.add_trial(_running(trial) if trial.number in ended else trial)
+        fresh.replace(self.path)
+        self._open()
+
+    def _from_ledger(self, record: Record) -> FrozenTrial:
         asked = FixedTrial(record.asked)
         if record.trial != DENSE:
             self.study.space.suggest(asked)
         return create_trial(
             state=TrialState.RUNNING, params=record.asked, distributions=asked.distributions
         )
+
+
+def _running(trial: FrozenTrial) -> FrozenTrial:
+    return create_trial(
+        state=TrialState.RUNNING, params=trial.params, distributions=trial.distributions
+    )
 
 
 def _mend(path: Path) -> None:

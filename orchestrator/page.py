@@ -48,7 +48,9 @@ def _figure(chart: Chart) -> Figure:
     """Return the scatter of gain against cost; its last trace is left to the pins of the page."""
     from plotly.graph_objects import Figure, Scatter
 
-    pins = Scatter(x=[], y=[], mode="markers+text", textposition="bottom center")
+    # Skipped under the pointer, or a click on a pin would not be one on the point below it.
+    pins = Scatter(x=[], y=[], mode="markers+text", hoverinfo="skip")
+    pins.textposition = "bottom center"
     pins.update(marker={"symbol": "circle-open", "size": 24, "color": INK}, showlegend=False)
     figure = Figure([*_lines(chart), *_points(chart), _knee(chart), pins])
     figure.update_layout(

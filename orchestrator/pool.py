@@ -23,7 +23,6 @@ from search_spaces.study import Stage
 
 log = logging.getLogger(__name__)
 
-COLLECTIVE_S = 600  # a rank that hangs longer than this brings its group down
 STOP_S = 5.0
 CHECKPOINT_S = 10.0  # what a killed stage has to do again, at most
 
@@ -55,7 +54,7 @@ class Pool:
         trainer = TorchTrainer(
             train.session,
             train_loop_config={"runtime": runtime},
-            torch_config=TorchConfig(timeout_s=COLLECTIVE_S),
+            torch_config=TorchConfig(timeout_s=train.COLLECTIVE_S),
             scaling_config=ScalingConfig(
                 num_workers=self.ranks,
                 use_gpu=self.shares.gpus > 0,

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import search_spaces
-from orchestrator import report, samplers, search, summary, tracking
+from orchestrator import data, publish, samplers, search, summary, tracking
 from orchestrator.controls import Controls
 from orchestrator.crew import Crew
 from orchestrator.display import Display
@@ -25,7 +24,7 @@ from orchestrator.search import Asker
 from orchestrator.store import Store
 from orchestrator.summary import Summary
 from search_spaces.study import Study
-from workloads import datasets
+from workloads import datasets, finetune
 from workloads.datasets import Manifest, synthetic
 from workloads.mistakes import Mistake
 
@@ -53,9 +52,9 @@ def run(options: Options, display: Display) -> Summary:
     """
     begun = time.monotonic()
     study = search_spaces.load(options.study)
-    study = replace(study, trials=options.trials or study.trials)
     study.check()
     samplers.load(study.sampler)
+    _check_ranks(study, options.ranks)
     store = Store.open(options.store)
     with Crew(store, display, options.address, options.workers, options.ranks) as crew:
         manifest = _manifest(study, options, store, crew, display)
@@ -63,6 +62,17 @@ def run(options: Options, display: Display) -> Summary:
             one.search()
             one.control()
             return one.finish(begun)
+
+
+def _check_ranks(study: Study, ranks: int) -> None:
+    for stage in study.stages:
+        config = stage.config
+        if isinstance(config, finetune.Config) and config.batch % ranks:
+            raise Mistake(
+                f"--ranks {ranks}: the batch of {study.name!r}, {config.batch} clips, is divided "
+                "among them, and must be a multiple",
+                "choose other --ranks, or another batch in the study",
+            )
 
 
 def _manifest(
@@ -120,7 +130,11 @@ class _Run:
         self.key = study.key(manifest.digest)
         self.folder = store.root / "studies" / self.key
         self.lock = Lock(self.folder / "driver.lock")
-        crew.work_on(manifest, max(stage.config.clip.size for stage in study.stages))
+        self.trials = options.trials or study.trials
+        self.pointed = False
+        side = data.short_side(study)
+        self.digest = data.digest_of(manifest, side)
+        crew.work_on(manifest, side, self.digest)
 
     def __enter__(self) -> _Run:
         if not self.lock.take():
@@ -129,14 +143,14 @@ class _Run:
                 "wait for it, stop it, or choose another --store",
             )
         self.ledger = Ledger(self.folder / "ledger.jsonl")
-        self.known = len(self.ledger.trials())
-        self.reused = 0
         uri = self.options.tracking_uri or tracking.default_uri(self.store.root)
         self.mirror = tracking.Mirror(uri, self.store.root, self.study.name, self.key)
-        self.memory = Memory(self.study, self.folder / "journal.log")
+        memory = Memory(self.study, self.folder / "journal.log")
         self.asker = Asker(
-            self.memory, self.ledger, self.manifest.digest, self.options.workers, self._heard
+            memory, self.ledger, self.digest, self.trials, self.options.workers, self._heard
         )
+        self.known = len(self.ledger.trials().keys() - set(self.asker.again))
+        self.reused = 0
         self._note_facts(None)
         self._announce()
         return self
@@ -146,11 +160,17 @@ class _Run:
 
     def _announce(self) -> None:
         self.display.line(f"store  {self.store.root}   mlflow  {self.mirror.uri}")
-        trials, adopted = len(self.ledger.trials()), len(self.asker.again)
-        if trials or adopted:
+        adopted = len(self.asker.again)
+        if self.known or adopted:
             again = f", {adopted} taken up again" if adopted else ""
-            text = f"continuing {self.study.name}: {trials} of {self.study.trials} trials done"
+            text = f"continuing {self.study.name}: {self.known} of {self.trials} trials done"
             self.display.line(text + again)
+        if self.known:
+            self._point_here()
+
+    def _point_here(self) -> None:
+        """Make this the study that `front NAME` shows, now that there is something to show."""
+        self.pointed = True
         summary.point_latest(self.store.root, self.study.name, self.folder, self.display.line)
 
     def _note_facts(self, run_id: str | None) -> None:
@@ -175,6 +195,8 @@ class _Run:
             search.search(self.asker, self.crew.pool(), self.store, self.crew.scratch)
 
     def _heard(self, record: Record) -> None:
+        if not self.pointed:
+            self._point_here()
         self.mirror.push(record)
         self.reused += sum(took["reused"] for took in record.stages)
         trials = list(self.ledger.trials().values())
@@ -182,7 +204,7 @@ class _Run:
             done = len(trials)
             failed = sum(trial.state == "failed" for trial in trials)
             best = summary.progress_of(trials, self.study.objectives, self._chance)
-            self.display.searching(record, done, self.study.trials, failed, best)
+            self.display.searching(record, done, self.trials, failed, best)
         else:
             self.display.control(record)
 
@@ -193,8 +215,8 @@ class _Run:
     def control(self) -> None:
         """Run the controls of the front."""
         front = summary.front_records(list(self.ledger.trials().values()), self.study.objectives)
-        controls = Controls(self.memory, self.ledger, self.manifest.digest, self.store)
-        controls.run(front, self.crew.launch, self.options.workers, self._heard)
+        controls = Controls(self.asker.memory, self.ledger, self.digest, self.store)
+        controls.run(front, self.crew, self._heard)
 
     def finish(self, begun: float) -> Summary:
         """Write the report, bring MLflow up to date, and return the summary."""
@@ -202,41 +224,5 @@ class _Run:
         self._note_facts(self.mirror.connected())
         call["wall_s"] = time.monotonic() - begun
         made = summary.summarise(self.folder, self.ledger, call)
-        mirror_up(self.mirror, self.ledger, made, self.folder, self.display)
+        publish.publish(self.mirror, self.ledger, made, self.folder, self.display)
         return made
-
-
-def mirror_up(
-    mirror: tracking.Mirror, ledger: Ledger, made: Summary, folder: Path, display: Display
-) -> None:
-    """Write the report of a summary and bring MLflow up to date with it."""
-    ranks = {point["trial"]: place for place, point in enumerate(made["front"], start=1)}
-    parent = tracking.Parent("no trial is complete", [], {}, "FAILED")
-    if ranks:
-        files = report.write(made, folder)
-        shown = [files[name] for name in ("front.html", "front.json", "front.csv", "front.png")]
-        growth = summary.growth(list(ledger.trials().values()), made)
-        parent = tracking.Parent(report.markdown(made), shown, growth)
-    error = mirror.finish(ledger.records, ranks, parent)
-    if error is not None:
-        display.warn(
-            f"MLflow at {mirror.uri}: {error}; the ledger has everything, "
-            f"`paretoken front {made['study']}` makes up for it"
-        )
-
-
-def front(options: Options, display: Display) -> Summary:
-    """Return the summary of a study that was run, with its report written and MLflow repaired.
-
-    Raises:
-        Mistake: it was never run on this store.
-    """
-    folder = summary.latest(options.store, options.study)
-    ledger = Ledger(folder / "ledger.jsonl")
-    made = summary.summarise(folder, ledger)
-    tracked: dict[str, Any] = made["tracking"]
-    uri = options.tracking_uri or tracked["uri"]
-    mirror = tracking.Mirror(uri, Path(made["store"]), made["study"], made["study_key"])
-    made["tracking"] = {**tracked, "uri": uri, "run_id": mirror.connected()}
-    mirror_up(mirror, ledger, made, folder, display)
-    return made

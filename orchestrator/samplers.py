@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from optuna import Study
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.search_space import intersection_search_space
+from optuna.trial import FrozenTrial, TrialState
 
 from workloads.mistakes import Mistake
 
@@ -19,9 +23,54 @@ def tpe(seed: int, num_trials: int) -> BaseSampler:
     return TPESampler(seed=seed, n_startup_trials=warm_up, multivariate=True, group=True)
 
 
+class _Genetic(NSGAIISampler):
+    """NSGA-II without the dense trial, and without a memory of its own.
+
+    Optuna crosses the parameters that all complete trials have. The dense one has none: with it
+    among them every ask would be blind. Here it is what all parents have, so the knobs of an option
+    are drawn at random until every parent chose that option; the rest is crossed from the start.
+
+    Optuna writes generations down in the study, and a resume would lose them. Here they follow from
+    the numbers of the complete trials, so a search that was killed goes on with the same parents.
+    """
+
+    def __init__(self, seed: int, size: int) -> None:
+        super().__init__(seed=seed, population_size=size)
+        self.size = size
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """Return the parameters that all parents of a trial have in common."""
+        generation = self.get_trial_generation(study, trial)
+        common = intersection_search_space(self.get_parent_population(study, generation))
+        return {name: among for name, among in common.items() if not among.single()}
+
+    def get_trial_generation(self, study: Study, trial: FrozenTrial) -> int:
+        """Return how many generations are complete before a trial."""
+        before = [other for other in _choosers(study) if other.number < trial.number]
+        return len(before) // self.size
+
+    def get_population(self, study: Study, generation: int) -> list[FrozenTrial]:
+        """Return the complete trials of a generation."""
+        start = generation * self.size
+        return _choosers(study)[start : start + self.size]
+
+    def get_parent_population(self, study: Study, generation: int) -> list[FrozenTrial]:
+        """Return the parents of a generation by number: Optuna's order differs when it is cached,
+        and the draws go by place.
+        """
+        return sorted(super().get_parent_population(study, generation), key=lambda t: t.number)
+
+
+def _choosers(study: Study) -> list[FrozenTrial]:
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return [trial for trial in complete if trial.params]
+
+
 def nsga2(seed: int, num_trials: int) -> BaseSampler:
     """Genetic search; cheap to ask, for thousands of trials."""
-    return NSGAIISampler(seed=seed, population_size=min(50, max(num_trials // 4, 4)))
+    return _Genetic(seed, size=min(50, max(num_trials // 4, 4)))
 
 
 def random(seed: int, num_trials: int) -> BaseSampler:

@@ -36,41 +36,41 @@ class Halted(RuntimeError):  # noqa: N818 - the search cannot go on; nothing is 
     """Nothing can run any more, for a reason that no trial is to blame for."""
 
     is_expected = True
+    goes_on = True  # with the same command
 
 
 class Asker(Searcher):  # type: ignore[misc]  # Ray ships no types
     """Tune's side of the search: what to run next, and what came of it."""
 
     def __init__(
-        self, memory: Memory, ledger: Ledger, digest: str, workers: int, heard: Heard
+        self, memory: Memory, ledger: Ledger, digest: str, trials: int, workers: int, heard: Heard
     ) -> None:
         super().__init__()
         self.memory, self.ledger, self.digest = memory, ledger, digest
         self.study = memory.study
-        self.workers, self.heard = workers, heard
+        self.trials, self.workers, self.heard = trials, workers, heard
         self.halted: str | None = None
         self.running: dict[str, tuple[int, Stage]] = {}
         self.again = self._unfinished()
 
     def _unfinished(self) -> list[int]:
-        """Return the trials to adopt: asked but not in the ledger, or made by other code."""
+        """Return the trials to adopt: not in the ledger, of other code, or without all stages."""
         records = self.ledger.trials()
         self.memory.rebuild(records)
-        return [
-            n
-            for n in range(len(self.memory))
-            if n not in records or not self._is_current(records[n])
-        ]
+        numbers = range(len(self.memory))
+        again = [n for n in numbers if n not in records or not self._is_current(records[n])]
+        self.memory.reopen(again)
+        return again
 
     def _is_current(self, record: Record) -> bool:
+        """Whether a trial's stages would be the same now; one that failed in a stage has fewer."""
         plan = self.study.plan(self.memory.chosen(record.trial))
-        keys = [stage.key(self.digest) for stage in plan.chain()]
-        return record.state != "complete" or keys == record.stage_keys
+        return record.stage_keys == [stage.key(self.digest) for stage in plan.chain()]
 
     @property
     def left(self) -> int:
         """How many trials are still to run."""
-        return len(self.again) + max(self.study.trials - len(self.memory), 0)
+        return len(self.again) + max(self.trials - len(self.memory), 0)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Give Tune its next trial; None while all workers have one."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.store import Store
+from orchestrator.store import Done, Store
 from search_spaces.study import Stage
 from workloads.clips import ClipSet
 from workloads.knobs import canonical
@@ -55,16 +55,28 @@ def run(plan: Stage, manifest_digest: str, store: Store, launch: Launch) -> Outc
         reused = found is not None
         if found is None:
             ended = launch(stage, key)
-            found = store.find(key)
-            if ended["state"] != "done" or found is None:
-                reason = str(ended.get("reason", "it left no result"))
-                raise StageFailed(stage.kind, ended["state"], reason)
+            found = _result(stage, key, store, ended)
             reused = bool(ended.get("reused", False))
         took = {"key": key, "kind": stage.kind, "seconds": found.seconds, "device": found.device}
         outcome.stages.append({**took, "reused": reused})
         outcome.keys.append(key)
         outcome.metrics = found.metrics
     return outcome
+
+
+def _result(stage: Stage, key: str, store: Store, ended: dict[str, Any]) -> Done:
+    """Return what a stage that ended left in the store."""
+    if ended["state"] != "done":
+        reason = str(ended.get("reason", "it left no result"))
+        raise StageFailed(stage.kind, ended["state"], reason)
+    found = store.expect(key)
+    if found is None:
+        reason = (
+            f"done, but its result is not in {store.root}: this is not the same folder for the "
+            "driver and the workers; --store must lie on a file system that all nodes share"
+        )
+        raise StageFailed(stage.kind, "fatal", reason)
+    return found
 
 
 def in_process(clip_set: ClipSet, manifest_digest: str, store: Store) -> Launch:

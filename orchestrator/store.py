@@ -18,14 +18,18 @@ import json
 import logging
 import os
 import shutil
+import tempfile
+import time
 import uuid
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow.parquet as pq
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from orchestrator.files import create, read_json, sha256, write_bytes, write_json
 from orchestrator.lock import Lock
@@ -37,7 +41,12 @@ log = logging.getLogger(__name__)
 VERSION = 1
 LEAST_FREE_BYTES = 50 * 2**20
 WEIGHTS = "weights.safetensors"
+PATIENCE_S = 10.0  # how long what one machine wrote may take to be seen by another
 _DIGEST_BYTES = 32
+# What reading a marker raises that is no JSON, or JSON of another shape, or names what is no file.
+_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, NotADirectoryError, IsADirectoryError)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,8 @@ class Attempt:
         buffer = io.BytesIO()
         torch.save(state, buffer)
         payload = buffer.getvalue()
-        write_bytes(self.folder / "checkpoint", hashlib.sha256(payload).digest() + payload)
+        content = hashlib.sha256(payload).digest() + payload
+        self._unless_done(lambda: write_bytes(self.folder / "checkpoint", content))
 
     def newest(self) -> State | None:
         """Return the checkpoint that is furthest on, of any attempt; a torn one is passed over."""
@@ -86,23 +96,37 @@ class Attempt:
 
     def publish(self, result: Result, config: Any, facts: dict[str, Any]) -> None:  # Any: JSON
         """Write what the stage left and make it count, unless an equal attempt was first."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self._unless_done(lambda: self._count(result, config, facts)):
+            log.info("event=duplicate stage=%s attempt=%s", self.key, self.name)
+        self._sweep()
+
+    def _unless_done(self, write: Callable[[], T]) -> T | None:
+        """Write something; None if that fails because a rival is done.
+
+        A rival, on a file system without locks, sweeps our folder away under us.
+        """
+        try:
+            return write()
+        except OSError:
+            if not (self.root / "DONE").exists():
+                raise
+            return None
+
+    def _count(self, result: Result, config: Any, facts: dict[str, Any]) -> bool:  # Any: JSON
+        """Write what the stage left; say whether it is this attempt that counts."""
         write_json(self.folder / "config.json", config)
         write_json(self.folder / "metrics.json", {"metrics": result.metrics, **facts})
         if result.weights is not None:
-            save_file(result.weights, self.folder / WEIGHTS)
+            write_bytes(self.folder / WEIGHTS, save(result.weights))
         if result.clips is not None:
             pq.write_table(result.clips, self.folder / "clips.parquet")
         (self.folder / "checkpoint").unlink(missing_ok=True)
         hashes = {path.name: sha256(path) for path in sorted(self.folder.iterdir())}
         done = json.dumps({"attempt": self.name, "hashes": hashes}, indent=1)
-        if not create(self.root / "DONE", done.encode()):
-            log.info("event=duplicate stage=%s attempt=%s", self.key, self.name)
-            shutil.rmtree(self.folder)
-        self._sweep()
+        return create(self.root / "DONE", done.encode())
 
     def _sweep(self) -> None:
-        """Remove the attempts that did not count; their checkpoints serve nobody any more."""
+        """Remove the attempts that do not count, ours or others': they serve nobody any more."""
         winner = read_json(self.root / "DONE")["attempt"]
         for path in self.root.glob("attempt-*"):
             if path.name != winner:
@@ -137,8 +161,8 @@ class Store:
         """
         try:
             root.mkdir(parents=True, exist_ok=True)
-            (root / ".probe").write_text("")
-            (root / ".probe").unlink()
+            with tempfile.TemporaryFile(dir=root):  # may we write? Others may ask at this moment
+                pass
             if not (root / "store.json").exists():
                 write_json(root / "store.json", {"version": VERSION})
             version = int(read_json(root / "store.json")["version"])
@@ -179,20 +203,28 @@ class Store:
             folder = marker.parent / str(done["attempt"])
             hashes = done["hashes"]
             damaged = [name for name, known in hashes.items() if sha256(folder / name) != known]
-            facts = read_json(folder / "metrics.json")
+            if not damaged:
+                facts = read_json(folder / "metrics.json")
+                return Done(key, folder, facts["metrics"], facts["seconds"], facts["device"])
         except FileNotFoundError as error:
             if error.filename == os.fspath(marker):
                 return None
             damaged = [str(error.filename)]
-        except (ValueError, KeyError) as error:
+        except _DAMAGE as error:
             damaged = [str(error)]
-        if damaged:
-            self._set_aside(key, damaged)
-            return None
-        return Done(key, folder, facts["metrics"], facts["seconds"], facts["device"])
+        self._set_aside(key, damaged)
+        return None
+
+    def expect(self, key: str) -> Done | None:
+        """Find a stage that was said to be done; another machine may see it some seconds later."""
+        end = time.monotonic() + PATIENCE_S
+        while (done := self.find(key)) is None and time.monotonic() < end:
+            time.sleep(0.1)
+        return done
 
     def _set_aside(self, key: str, damaged: list[str]) -> None:
         aside = self.root / "damaged" / f"{key}-{uuid.uuid4().hex[:6]}"
         aside.parent.mkdir(exist_ok=True)
-        log.warning("event=damaged_stage stage=%s files=%s moved_to=%s", key, damaged, aside)
-        self.stage(key).rename(aside)
+        with suppress(FileNotFoundError):  # another process found it too, and was faster
+            self.stage(key).rename(aside)
+            log.warning("event=damaged_stage stage=%s files=%s moved_to=%s", key, damaged, aside)

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator import credentials, parcel
+from orchestrator import credentials, failures, parcel
 from workloads.mistakes import Mistake
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from orchestrator.jobs import Jobs
 
 ROOT = Path(__file__).resolve().parent.parent
-INTERRUPTED = 130
 NO_PYTHON = 127  # how a shell ends that does not find a command
 
 Answer = tuple[int, dict[str, Any]]  # Any: JSON
@@ -89,7 +88,7 @@ def _follow(args: argparse.Namespace, jobs: Jobs, job_id: str) -> Answer:
         info = jobs.follow(job_id, lambda text: _print(args, text))
     except KeyboardInterrupt:
         _print(args, f"\njob {job_id} runs on; to stop it: {_again(jobs, 'stop', job_id)}\n")
-        return INTERRUPTED, _answer(jobs, jobs.info(job_id))
+        return failures.INTERRUPTED, _answer(jobs, jobs.info(job_id))
     _print(args, f"{_described(info)}\n")
     answer = _answer(jobs, info)
     return answer["exit_code"], {**answer, "summary": _summary(jobs.log(job_id))}

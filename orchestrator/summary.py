@@ -6,16 +6,20 @@ clips. With both, `front` needs neither the study's file nor its data.
 
 from __future__ import annotations
 
+import difflib
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import search_spaces
 from orchestrator import front
 from orchestrator.files import read_json
 from orchestrator.ledger import Ledger, Record
 from orchestrator.memory import DENSE
+from orchestrator.tracking import default_uri
 from search_spaces.objectives import Objective
 from workloads.mistakes import Mistake
 
@@ -24,19 +28,32 @@ Summary = dict[str, Any]  # Any: JSON
 NO_CALL = {"wall_s": 0.0, "busy_s": 0.0, "trials_reused": 0, "stages_run": 0, "stages_reused": 0}
 
 
-def latest(store: Path, name: str) -> Path:
-    """Return the folder of the study of a name that was run last.
+def latest(store: Path, study: str) -> Path:
+    """Return the folder of a study, given by name or by file, as it was run last.
 
     Raises:
-        Mistake: it was never run on this store.
+        Mistake: it was never run on this store, or its file is needed and cannot be read.
     """
-    folder = store / "latest" / name
-    if not (folder / "study.json").exists():
-        raise Mistake(
-            f"no study {name!r} was ever run on --store {store}",
-            f"paretoken run {name} runs it; paretoken studies lists all",
-        )
-    return folder.resolve()
+    was_run = sorted(path.parent.name for path in store.glob("latest/[!.]*/study.json"))
+    name = study if study in was_run else _name_of(study, was_run)
+    if name not in was_run:
+        near = difflib.get_close_matches(name, {*was_run, *search_spaces.available()} - {name}, n=1)
+        hint = f'; did you mean "{near[0]}"?' if near else ""
+        remedy = "paretoken studies lists all" if near else f"paretoken run {shlex.quote(study)}"
+        raise Mistake(f"no study {name!r} was ever run on --store {store}{hint}", remedy)
+    return (store / "latest" / name).resolve()
+
+
+def _name_of(study: str, was_run: Sequence[str]) -> str:
+    """Return the name that a study has in its file; without the file, that of the file may do."""
+    if not study.endswith(".py") and "/" not in study:
+        return study
+    try:
+        return search_spaces.load(study).name
+    except Mistake:
+        if Path(study).stem in was_run:
+            return Path(study).stem
+        raise
 
 
 def front_records(records: Sequence[Record], objectives: Sequence[Objective]) -> list[Record]:
@@ -49,7 +66,7 @@ def front_records(records: Sequence[Record], objectives: Sequence[Objective]) ->
 def summarise(folder: Path, ledger: Ledger, call: dict[str, Any] | None = None) -> Summary:
     """Return the summary of the study in a folder."""
     facts = read_json(folder / "study.json")
-    objectives = tuple(Objective(**o) for o in facts["objectives"])
+    objectives = _objectives(facts)
     trials = [record for _, record in sorted(ledger.trials().items())]
     on_front = front_records(trials, objectives)
     dense = next((r for r in trials if r.trial == DENSE and r.state == "complete"), None)
@@ -73,8 +90,20 @@ def summarise(folder: Path, ledger: Ledger, call: dict[str, Any] | None = None) 
         "knee": None if best is None else on_front[best].trial,
         "front": [_entry(r, "trial", "params", "values", "stage_keys") for r in on_front],
         "controls": [_control(r) for r in _newest_controls(ledger) if r.trial in numbers],
-        "points": [_entry(r, "trial", "params", "values", "state") for r in trials],
+        "points": [_point(r) for r in trials],
     }
+
+
+def _objectives(facts: dict[str, Any]) -> tuple[Objective, ...]:
+    return tuple(Objective(**objective) for objective in facts["objectives"])
+
+
+def placed(made: Summary, store: Path) -> Summary:
+    """Return a summary as of the store where it lies now, which may be a copy or have moved."""
+    tracked = made["tracking"]
+    if tracked["uri"] == default_uri(Path(made["store"])):
+        tracked = {**tracked, "uri": default_uri(store)}
+    return {**made, "store": str(store), "tracking": tracked}
 
 
 def _entry(record: Record, *names: str) -> dict[str, Any]:
@@ -82,6 +111,12 @@ def _entry(record: Record, *names: str) -> dict[str, Any]:
     if "cost/tokens" in record.metrics:
         entry["tokens"] = record.metrics["cost/tokens"]
     return entry
+
+
+def _point(record: Record) -> dict[str, Any]:
+    entry = _entry(record, "trial", "params", "values", "state")
+    # Its first line names the stage and the error; traceback or remedy follow.
+    return entry | ({"reason": record.reason.partition("\n")[0]} if record.reason else {})
 
 
 def _control(record: Record) -> dict[str, Any]:
@@ -135,10 +170,8 @@ def choose(made: Summary, at: str) -> dict[str, Any] | None:
     Raises:
         Mistake: `at` is neither the knee nor a bound on an objective.
     """
-    objectives = tuple(
-        Objective(**{**o, "metric": "", "reference": "chance", "ideal": 0.0})
-        for o in made["objectives"]
-    )
+    folder = Path(made["store"]) / "studies" / made["study_key"]
+    objectives = _objectives(read_json(folder / "study.json"))
     point = front.choose(made["front"], objectives, at)
     return None if point is None else dict(point)
 

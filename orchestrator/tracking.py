@@ -12,6 +12,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-EXPERIMENT = "paretoken"
+EXPERIMENT, ASIDE = "paretoken", "paretoken of {}"
 STATUS = {"complete": "FINISHED", "failed": "FAILED", "pruned": "KILLED"}
-FINISH_S = 120.0  # how long the end of a study waits for the mirror
+FINISH_S = 120.0  # how long the end of a study waits for the mirror, each time it has to
+
+PARENT, KEYS = "mlflow.parentRunId", "paretoken.stage_keys"
 
 Place = tuple[str, int, str]
 """Role, trial and kind of control: what tells one record from another."""
@@ -39,6 +42,11 @@ def default_uri(store: Path) -> str:
 
 def _place(record: Record) -> Place:
     return record.role, record.trial, str(record.params.get("control", ""))
+
+
+def _place_of(tags: Mapping[str, str]) -> Place:
+    number = int(tags["paretoken.trial"])
+    return tags["paretoken.role"], number, tags.get("paretoken.control", "")
 
 
 class Mirror:
@@ -55,7 +63,7 @@ class Mirror:
 
     def connected(self) -> str | None:
         """Wait for the connection; return the parent run, None if there is none to be had."""
-        self._work.join()
+        self._settled()
         return self.run_id
 
     def push(self, record: Record) -> None:
@@ -75,13 +83,18 @@ class Mirror:
         self.error = None
         if self.run_id is None:
             self._work.put(self._connect)
-        for record in records:
+        newest = {_place(record): record for record in records}  # a trial may have been run again
+        for record in newest.values():
             self.push(record)
         self._work.put(lambda: self._write_parent(ranks, parent))
+        return self.error if self._settled() else "it does not answer"
+
+    def _settled(self) -> bool:
+        """Wait until all is written, but not for ever; tell whether it is."""
         end = time.monotonic() + FINISH_S
         while self._work.unfinished_tasks and time.monotonic() < end:
             time.sleep(0.02)
-        return self.error if not self._work.unfinished_tasks else "it does not answer"
+        return not self._work.unfinished_tasks
 
     def _serve(self) -> None:
         while True:
@@ -109,12 +122,29 @@ class Mirror:
         self.run_id = parent.info.run_id
 
     def _experiment(self) -> str:
+        """Return the experiment, made if it is not there."""
+        if self.uri == default_uri(self.store):
+            return self._experiment_here((self.store / "mlartifacts").as_uri())
         found = self.client.get_experiment_by_name(EXPERIMENT)
-        if found is not None:
+        return str(found.experiment_id if found else self.client.create_experiment(EXPERIMENT))
+
+    def _experiment_here(self, artifacts: str) -> str:
+        """Return the experiment of the store's own file, whose artifacts lie in the store.
+
+        MLflow keeps where they lie for good. In a store that was copied or moved that is the old
+        place, so the experiment of there is put aside, and this one is made from the ledger.
+        """
+        found = self.client.get_experiment_by_name(EXPERIMENT)
+        if found is not None and found.artifact_location == artifacts:
             return str(found.experiment_id)
-        local = self.uri == default_uri(self.store)
-        artifacts = (self.store / "mlartifacts").as_uri() if local else None
-        return str(self.client.create_experiment(EXPERIMENT, artifact_location=artifacts))
+        if found is not None:
+            aside = ASIDE.format(found.artifact_location)
+            self.client.rename_experiment(found.experiment_id, aside)
+        earlier = self.client.get_experiment_by_name(ASIDE.format(artifacts))
+        if earlier is None:
+            return str(self.client.create_experiment(EXPERIMENT, artifact_location=artifacts))
+        self.client.rename_experiment(earlier.experiment_id, EXPERIMENT)
+        return str(earlier.experiment_id)
 
     def _search(self, query: str) -> list[Run]:
         """Return all runs that a query finds, page by page."""
@@ -129,37 +159,32 @@ class Mirror:
     def _children(self, parent: Run) -> dict[Place, Run]:
         """Return the runs below a parent, and those below its children."""
         runs = self._search(f"tags.`paretoken.parent` = '{parent.info.run_id}'")
-        return {
-            (
-                run.data.tags["paretoken.role"],
-                int(run.data.tags["paretoken.trial"]),
-                run.data.tags.get("paretoken.control", ""),
-            ): run
-            for run in runs
-        }
+        return {_place_of(run.data.tags): run for run in runs}
 
     def _write(self, record: Record) -> None:
         """Make the run of a record, unless it is there; one of other code or data is replaced."""
-        from mlflow.entities import Metric, Param
-
-        place, keys = _place(record), _keys(record)
-        known = self._runs.get(place)
-        if known is not None:
-            if known.data.tags["paretoken.stage_keys"] == keys:
-                return
-            self.client.delete_run(known.info.run_id)
         above = self._above(record)
         if above is None:
             return  # a control of a trial that was not mirrored: `finish` comes back to it
+        known = self._runs.get(_place(record))
+        if known is not None:
+            if _shows(known, record, above):
+                return
+            self.client.delete_run(known.info.run_id)
+        self._runs[_place(record)] = self._made(record, above)
+
+    def _made(self, record: Record, above: str) -> Run:
+        """Make the run of a record; its status comes last, and so tells that the run is whole."""
+        from mlflow.entities import Metric, Param
+
         title = f"{record.trial:03d} {method(record.params)}"
-        tags = self._tags(record, above) | {"paretoken.stage_keys": keys}
-        run = self.client.create_run(self.experiment, None, tags, title)
+        run = self.client.create_run(self.experiment, None, self._tags(record, above), title)
         now = int(time.time() * 1000)
         metrics = [Metric(k, v, now, 0) for k, v in record.metrics.items()]
         params = [Param(k, str(v)) for k, v in record.params.items()]
         self.client.log_batch(run.info.run_id, metrics, params)
         self.client.set_terminated(run.info.run_id, STATUS[record.state])
-        self._runs[place] = self.client.get_run(run.info.run_id)
+        return self.client.get_run(run.info.run_id)
 
     def _above(self, record: Record) -> str | None:
         """Return the run that a record's run lies below."""
@@ -170,13 +195,14 @@ class Mirror:
 
     def _tags(self, record: Record, above: str) -> dict[str, str]:
         tags = {
-            "mlflow.parentRunId": above,
+            PARENT: above,
             "paretoken.parent": str(self.run_id),
             "paretoken.role": record.role,
             "paretoken.trial": str(record.trial),
             "paretoken.study": self.name,
             "paretoken.method": str(record.params["reducer"]),
             "paretoken.reason": record.reason[:4000],
+            KEYS: _keys(record),
         }
         if record.role == "control":
             tags["paretoken.control"] = str(record.params["control"])
@@ -209,20 +235,26 @@ class Mirror:
             self.client.log_batch(self.run_id, new[start : start + 1000])
 
 
+@dataclass(frozen=True)
 class Parent:
     """What the parent run of a study shows."""
 
-    def __init__(
-        self,
-        markdown: str,
-        artifacts: Sequence[Path],
-        hypervolumes: Mapping[int, float],
-        status: str = "FINISHED",
-    ) -> None:
-        self.markdown, self.artifacts = markdown, artifacts
-        self.hypervolumes, self.status = hypervolumes, status
+    markdown: str
+    artifacts: Sequence[Path]
+    hypervolumes: Mapping[int, float]
+    status: str = "FINISHED"
+
+
+def _shows(run: Run, record: Record, above: str) -> bool:
+    """Tell whether a run shows this very record, whole and where it belongs.
+
+    A crash leaves a run that is RUNNING; a trial that was run again leaves its controls below a run
+    that is no more.
+    """
+    is_whole = run.info.status == STATUS[record.state]
+    tags = run.data.tags
+    return bool(is_whole and tags.get(KEYS) == _keys(record) and tags.get(PARENT) == above)
 
 
 def _keys(record: Record) -> str:
-    """Return what tells whether a run shows this very record."""
     return " ".join([record.state, *(key[:12] for key in record.stage_keys)])

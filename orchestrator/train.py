@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import ray.train
 import torch
 import torch.distributed as dist
 
+from orchestrator import cluster
 from orchestrator.lock import Lock
 from orchestrator.store import Attempt, Store
 from search_spaces.study import Stage
@@ -33,6 +35,7 @@ from workloads.stage import Cancelled, Input, Result, State, rank_and_world
 log = logging.getLogger(__name__)
 
 BEAT_S = 0.2  # how often a stage reports and hears whether it is still wanted
+COLLECTIVE_S = 600  # a rank that hangs longer than this brings its group down
 AGREE_S = 20.0  # how long ranks wait for each other where all should be at the same place
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -51,31 +54,36 @@ class Runtime:
 def session(settings: dict[str, Any]) -> None:  # Any: Ray wants a plain dict
     """Run stages until the board says stop; the train loop of a group's TorchTrainer."""
     runtime: Runtime = settings["runtime"]
-    torch.set_num_threads(runtime.threads)
-    ranks = _Ranks()
+    beside = ray.train.get_context().get_local_world_size()
+    torch.set_num_threads(max(min(runtime.threads, cluster.num_cores() // beside), 1))
+    ranks = Ranks()
     device = ray.train.torch.get_device() if torch.cuda.is_available() else torch.device("cpu")
     while True:
         job = ranks.agree(lambda: ray.get(runtime.board.take.remote(runtime.group)))
         if job["kind"] == "stop":
             return
         if job["kind"] == "stage":
-            outcome = _Work(runtime, ranks, device, job).run()
+            outcome = Work(runtime, ranks, device, job).run()
             if ranks.rank == 0:
                 ray.get(runtime.board.done.remote(runtime.group, outcome))
 
 
-class _Ranks:
+class Ranks:
     """The processes of a group, and how they agree: on a line beside that of the gradients."""
 
     def __init__(self) -> None:
         self.rank, self.world = rank_and_world()
-        self.line = dist.new_group(backend="gloo") if self.world > 1 else None
+        if self.world > 1:
+            self.line = dist.new_group(backend="gloo", timeout=timedelta(seconds=COLLECTIVE_S))
 
     def agree(self, decide: Callable[[], Any]) -> Any:  # Any: whatever rank 0 decides
-        """Return on every rank what rank 0 decides."""
-        box = [decide() if self.rank == 0 else None]
-        if self.world > 1:
-            dist.broadcast_object_list(box, group=self.line)
+        """Return on every rank what rank 0 decides, or raise there what it raises."""
+        if self.world == 1:
+            return decide()
+        box = [_tried(decide) if self.rank == 0 else None]
+        dist.broadcast_object_list(box, group=self.line)
+        if isinstance(box[0], Exception):
+            raise box[0]
         return box[0]
 
     def any(self, flag: bool) -> bool:
@@ -92,11 +100,18 @@ class _Ranks:
             dist.monitored_barrier(group=self.line, timeout=timedelta(seconds=AGREE_S))
 
 
-class _Work:
+def _tried(decide: Callable[[], Any]) -> Any:  # Any: as in agree
+    try:
+        return decide()
+    except Exception as error:
+        return error
+
+
+class Work:
     """One stage in one group."""
 
     def __init__(
-        self, runtime: Runtime, ranks: _Ranks, device: torch.device, job: dict[str, Any]
+        self, runtime: Runtime, ranks: Ranks, device: torch.device, job: dict[str, Any]
     ) -> None:
         self.runtime, self.ranks, self.device = runtime, ranks, device
         self.stage: Stage = job["stage"]
@@ -109,7 +124,9 @@ class _Work:
         lock = self.store.lock(self.key)
         begun = time.monotonic()
         try:
-            claim = self.ranks.agree(lambda: self._claim(lock))
+            claim = "wait"
+            while claim == "wait":
+                claim = self.ranks.agree(lambda: self._claim(lock))
             if claim != "ours":
                 return {"state": claim, "reused": True, "spent": 0.0}
             return {"state": "done", "spent": time.monotonic() - begun} | self._work()
@@ -123,13 +140,14 @@ class _Work:
             lock.release()
 
     def _claim(self, lock: Lock) -> str:
-        """Wait until the stage is ours to do, or done by another process, or no longer wanted."""
-        while not lock.take():
-            beat = self.runtime.board.beat
-            if not ray.get(beat.remote(self.runtime.group, self.key, (0, 0), {})):
-                return "cancelled"
-            time.sleep(BEAT_S)
-        return "ours" if self.store.find(self.key) is None else "done"
+        """Say whether the stage is ours to do, done by another process, in work, or unwanted."""
+        if lock.take():
+            return "ours" if self.store.find(self.key) is None else "done"
+        beat = self.runtime.board.beat
+        if not ray.get(beat.remote(self.runtime.group, self.key, (0, 0), {})):
+            return "cancelled"
+        time.sleep(BEAT_S)
+        return "wait"  # in rounds, as no collective of the other ranks lasts as long as a stage
 
     def _work(self) -> dict[str, Any]:
         begun = time.monotonic()
@@ -139,22 +157,25 @@ class _Work:
         clip_set = _clips(Path(self.data), self.device)
         result: Result = module.run(self.stage.config, clip_set, self._inputs(), report)
         spent = time.monotonic() - begun
-        if self.ranks.rank == 0:
-            facts = {
-                "seconds": report.earlier_s + spent,
-                "kind": self.stage.kind,
-                "device": _device_name(self.device),
-                "threads": torch.get_num_threads(),
-                "ranks": self.ranks.world,
-                "torch": torch.__version__,
-            }
-            attempt.publish(result, canonical(self.stage.config), facts)
+        facts = self._facts(report.earlier_s + spent)
+        # What rank 0 cannot write is the failure of all, or they would wait for it in vain.
+        self.ranks.agree(lambda: attempt.publish(result, canonical(self.stage.config), facts))
         return {"spent": spent, "seconds": report.earlier_s + spent}
+
+    def _facts(self, seconds: float) -> dict[str, Any]:
+        return {
+            "seconds": seconds,
+            "kind": self.stage.kind,
+            "device": _device_name(self.device),
+            "threads": torch.get_num_threads(),
+            "ranks": self.ranks.world,
+            "torch": torch.__version__,
+        }
 
     def _inputs(self) -> dict[str, Input]:
         inputs: dict[str, Input] = {}
         for role, stage in self.stage.inputs:
-            done = self.store.find(stage.key(self.manifest_digest))
+            done = self.store.expect(stage.key(self.manifest_digest))
             if done is None:
                 raise RuntimeError(f"the {stage.kind} stage that this one reads is gone")
             inputs[role] = Input(stage.config, done.weights)
@@ -164,12 +185,12 @@ class _Work:
 class _Report:
     """How a running stage speaks: checkpoints every few seconds, a beat to the board."""
 
-    def __init__(self, work: _Work, attempt: Attempt) -> None:
+    def __init__(self, work: Work, attempt: Attempt) -> None:
         self.work, self.attempt, self.ranks = work, attempt, work.ranks
         self.begun = self.saved = time.monotonic()
         self.beaten = 0.0
         self.earlier_s = 0.0
-        self.wanted = True
+        self.end: Exception | None = None  # why it cannot go on; rank 0 alone knows
         self._reply: ray.ObjectRef | None = None
 
     def resume(self) -> State | None:
@@ -190,12 +211,19 @@ class _Report:
         if self.ranks.rank == 0 and now - self.beaten > BEAT_S:
             self._beat((done, total), metrics)
             self.beaten = now
-        if self.ranks.any(not self.wanted):
-            raise Cancelled
+        if self.ranks.any(self.end is not None):
+            raise self.ranks.agree(lambda: self.end)
         due = now - self.saved > self.work.runtime.checkpoint_s and done < total
         if self.ranks.rank == 0 and state is not None and due:
-            self.attempt.save({**state(), "seconds": self.earlier_s + now - self.begun})
-            self.saved = time.monotonic()
+            self._save({**state(), "seconds": self.earlier_s + now - self.begun})
+
+    def _save(self, state: State) -> None:
+        """Save a checkpoint; where that fails, all ranks end together at the next step."""
+        try:
+            self.attempt.save(state)
+        except OSError as error:
+            self.end = error
+        self.saved = time.monotonic()
 
     def _beat(self, progress: tuple[int, int], metrics: Callable[[], dict[str, float]]) -> None:
         """Read the answer to the last beat if it is there, and send the next; never wait."""
@@ -203,20 +231,17 @@ class _Report:
             ready, _ = ray.wait([self._reply], timeout=0)
             if not ready:
                 return
-            self.wanted = bool(ray.get(self._reply))
+            if not ray.get(self._reply):
+                self.end = Cancelled()
         runtime = self.work.runtime
         beat = runtime.board.beat
         self._reply = beat.remote(runtime.group, self.work.key, progress, metrics())
 
 
-_OPENED: dict[tuple[Path, torch.device], ClipSet] = {}
-
-
+@cache
 def _clips(folder: Path, device: torch.device) -> ClipSet:
     """Open the clips once in the life of a group."""
-    if (folder, device) not in _OPENED:
-        _OPENED[folder, device] = open_clips(folder, device)
-    return _OPENED[folder, device]
+    return open_clips(folder, device)
 
 
 def _device_name(device: torch.device) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayError
 
 from orchestrator import stages
 from orchestrator.store import Store
@@ -53,6 +54,11 @@ class Trial(tune.Trainable):  # type: ignore[misc]  # Ray ships no types
             return {"state": "running", "done": False}
         except stages.StageFailed as error:
             return {"state": error.state, "reason": str(error), "done": True}
+        except (RayError, OSError) as error:  # the board is gone, or the store is full
+            return {"state": "fatal", "reason": str(error), "done": True}
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            return {"state": "failed", "reason": reason, "done": True}
         # As text: Tune flattens dictionaries on their way to the searcher.
         return {"state": "done", "outcome": json.dumps(asdict(outcome)), "done": True}
 

@@ -8,16 +8,19 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from workloads.mistakes import Mistake
 
 if TYPE_CHECKING:
     from search_spaces.study import Study
 
-_NOT_STUDIES = ("objectives", "space", "study")
+T = TypeVar("T")
+
+_NOT_STUDIES = ("fit", "objectives", "space", "study")
 
 
 def available() -> tuple[str, ...]:
@@ -46,23 +49,21 @@ def load(name: str) -> Study:
         near = difflib.get_close_matches(name, available(), n=1)
         hint = f'; did you mean "{near[0]}"?' if near else ""
         raise Mistake(f'no study "{name}"{hint}', "paretoken studies lists all")
-    return _made_by(importlib.import_module(f"{__name__}.{name}"), name)
+    built_in = f"{__name__}.{name}"
+    module = _guarded(lambda: importlib.import_module(built_in), name, "mend the file")
+    return _made_by(module, name)
 
 
 def _run_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise Mistake(f'no study file "{path}"', "paretoken studies lists those that are built in")
     spec = importlib.util.spec_from_file_location(f"study_{path.stem}", path)
-    assert spec is not None, "a .py file always has a loader"
-    assert spec.loader is not None, "a .py file always has a loader"
+    if spec is None or spec.loader is None:  # told by the ending alone
+        raise Mistake(f'study file "{path}" is no Python file', "its name must end in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[module.__name__] = module
-    try:
-        spec.loader.exec_module(module)
-    except Mistake:
-        raise
-    except Exception as error:  # whatever a user's file may raise
-        raise Mistake(f"study file {path}: {_last_line(error)}", "mend the file") from None
+    load_it = spec.loader.exec_module
+    _guarded(lambda: load_it(module), str(path), "mend the file")
     return module
 
 
@@ -72,18 +73,23 @@ def _made_by(module: ModuleType, name: str) -> Study:
     make = getattr(module, "study", None)
     if not callable(make):
         raise Mistake(f"study file {name} has no study()", "add `def study() -> Study` to it")
-    try:
-        study = make()
-    except Mistake:
-        raise
-    except Exception as error:  # whatever a user's file may raise
-        raise Mistake(f"study file {name}: {_last_line(error)}", "mend study()") from None
+    study: object = _guarded(make, name, "mend study()")
     if not isinstance(study, Study):
         kind = type(study).__name__
         raise Mistake(f"study file {name}: study() returned a {kind}", "return a Study")
     return study
 
 
-def _last_line(error: Exception) -> str:
+def _guarded(run: Callable[[], T], name: str, remedy: str) -> T:
+    """Run a user's code; whatever it raises is a mistake in it, an exit included."""
+    try:
+        return run()
+    except Mistake:
+        raise
+    except (Exception, SystemExit) as error:
+        raise Mistake(f"study file {name}: {_last_line(error)}", remedy) from None
+
+
+def _last_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[-1] if lines else ''}".rstrip(": ")

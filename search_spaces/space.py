@@ -6,19 +6,25 @@
         "evaluate.clip.frames": Int(8, 16, step=2),
     })
 
-A path names a kind of stage, then fields of its config. Conditional parameters are what `either`
-makes: the knobs of an option are asked for only where the option was chosen. All of it is plain
-data, so a study has one canonical form and one key.
+A path names a kind of stage, then fields of its config. Reducers stand in a chain, so `fix` and
+`narrow` make a chain of them, and of anything else just that: `fix(8)` is 8.
+
+Conditional parameters are what `either` makes: the knobs of an option are asked for only where the
+option was chosen. All of it is plain data, so a study has one canonical form and one key.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from search_spaces.fit import is_reducer
 from workloads.knobs import Choice, Float, Int, Knob, knobs_of
 from workloads.mistakes import Mistake
+
+_MANY = 1000  # values of a range, beyond which its ends must do
 
 # Any below: a config field may be of any type, and a domain yields what its field holds.
 
@@ -54,6 +60,10 @@ class Either:
 
     options: tuple[tuple[str, Domain], ...]
 
+    def __post_init__(self) -> None:
+        if not self.options:
+            raise Mistake("space: either() has no options", "either(none=fix(), ...)")
+
 
 @dataclass(frozen=True)
 class SameAs:
@@ -66,21 +76,35 @@ Domain = Fixed | Narrow | Either | SameAs | Float | Int | Choice
 
 
 def fix(*value: Any) -> Fixed:
-    """Return the domain of one value; of a chain, its Configs: `fix()` is the dense model."""
-    return Fixed(value)
+    """Return the domain of one value; of a chain, its Configs: `fix()` is the dense model.
+
+    Raises:
+        Mistake: several values that make no chain.
+    """
+    if all(is_reducer(one) for one in value):
+        return Fixed(value)
+    if len(value) > 1:
+        raise Mistake(f"space: fix{value!r} is no chain", "one value, or Configs of reducers")
+    return Fixed(value[0])
 
 
 def narrow(config: type, **knobs: Any) -> Narrow:
     """Return a Config whose named knobs are searched in the given ranges, or set to given values.
 
     Raises:
-        Mistake: a range for a field that is no knob.
+        Mistake: no such field, or a range for a field that is no knob.
     """
-    known = knobs_of(config)
-    for name, domain in knobs.items():
-        if isinstance(domain, Knob) and name not in known:
-            what = f"space: {config.__module__} has no knob {name!r}"
-            raise Mistake(what, f"it has {', '.join(known)}")
+    if not (isinstance(config, type) and dataclasses.is_dataclass(config)):
+        raise Mistake(f"space: {config!r} is no class of Configs", "narrow(rlt.Config, ...)")
+    known, fields = knobs_of(config), [field.name for field in dataclasses.fields(config)]
+    for name, value in knobs.items():
+        kind, has = ("knob", [*known]) if isinstance(value, Knob) else ("field", fields)
+        if name not in has:
+            what = f"space: {config.__module__} has no {kind} {name!r}"
+            raise Mistake(what, f"it has {', '.join(has)}")
+        if isinstance(value, Domain) and not isinstance(value, Knob):
+            what = f"space: {config.__module__}.{name} cannot be {type(value).__name__.lower()}"
+            raise Mistake(what, "give a value, or a range: Float, Int or Choice")
     return Narrow(config, tuple(knobs.items()))
 
 
@@ -104,19 +128,15 @@ class Space:
         object.__setattr__(self, "domains", tuple(domains.items()))
         seen: set[str] = set()
         for path, domain in self.domains:
-            if isinstance(domain, SameAs) and domain.path not in seen:
-                what = f"space: {path} is tied to {domain.path!r}, which is not before it"
-                raise Mistake(what, "put the other path first")
+            for leaf in _leaves(domain):
+                _refuse_leaf(path, leaf, seen)
             seen.add(path)
 
     def suggest(self, trial: Trial) -> dict[str, Any]:
         """Ask a trial for everything at once and return the value of each path."""
         chosen: dict[str, Any] = {}
         for path, domain in self.domains:
-            if isinstance(domain, SameAs):
-                chosen[path] = chosen[domain.path]
-            else:
-                chosen[path] = _ask(trial, path, domain)
+            chosen[path] = _ask(trial, path, domain, chosen)
         return chosen
 
     def examples(self) -> Iterator[dict[str, Any]]:
@@ -127,6 +147,30 @@ class Space:
                 trial = _Scripted(script, end)
                 yield self.suggest(trial)
                 script = trial.following()
+
+    def numbers(self) -> Iterator[tuple[str, int]]:
+        """Yield every whole number that a path may come to, where they are not too many."""
+        for path, domain in self.domains:
+            for leaf in _leaves(domain):
+                if isinstance(leaf, Int) and leaf.high - leaf.low < _MANY * leaf.step:
+                    yield from ((path, n) for n in range(leaf.low, leaf.high + 1, leaf.step))
+
+
+def _leaves(domain: Domain) -> Iterator[Domain]:
+    if not isinstance(domain, Either):
+        yield domain
+        return
+    for _, option in domain.options:
+        yield from _leaves(option)
+
+
+def _refuse_leaf(path: str, leaf: Domain, before: set[str]) -> None:
+    if not isinstance(leaf, Domain):
+        remedy = f"write fix({leaf!r})" if not isinstance(leaf, tuple) else f"write fix{leaf!r}"
+        raise Mistake(f"space: {path} has {leaf!r}, which is no domain", remedy)
+    if isinstance(leaf, SameAs) and leaf.path not in before:
+        what = f"space: {path} is tied to {leaf.path!r}, which is not before it"
+        raise Mistake(what, "put the other path first")
 
 
 class _Scripted:
@@ -157,19 +201,22 @@ class _Scripted:
         return None
 
 
-def _ask(trial: Trial, name: str, domain: Domain) -> Any:
+def _ask(trial: Trial, name: str, domain: Domain, chosen: Mapping[str, Any]) -> Any:
     match domain:
         case Fixed(value):
             return value
         case Narrow(config, knobs):
             values = {
-                knob: _ask(trial, f"{name}.{knob}", value) if isinstance(value, Knob) else value
+                knob: _ask(trial, f"{name}.{knob}", value, {}) if isinstance(value, Knob) else value
                 for knob, value in knobs
             }
-            return (config(**values),)
+            made = config(**values)
+            return (made,) if is_reducer(made) else made
+        case SameAs(path):
+            return chosen[path]
         case Either(options):
             label = trial.suggest_categorical(name, [label for label, _ in options])
-            return _ask(trial, f"{name}.{label}", dict(options)[label])
+            return _ask(trial, f"{name}.{label}", dict(options)[label], chosen)
         case Float(low, high, log):
             return trial.suggest_float(name, low, high, log=log)
         case Int(low, high, step):

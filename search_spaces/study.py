@@ -8,16 +8,33 @@ study as they are written are its dense model: trial 0.
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 
+from search_spaces.fit import StageConfig, grid_of, refuse_unfit, with_field
 from search_spaces.objectives import GMACS, TOP1, Objective
 from search_spaces.space import Space
-from workloads import evaluate, finetune, readers
+from workloads import (
+    attention,
+    augment,
+    clips,
+    cost,
+    evaluate,
+    finetune,
+    frames,
+    merging,
+    metrics,
+    optim,
+    parts,
+    readers,
+    tokens,
+    vit,
+)
 from workloads.datasets import synthetic
 from workloads.knobs import Choice, canonical, key_of, knobs_of
 from workloads.mistakes import Mistake
@@ -25,10 +42,16 @@ from workloads.reducers import base
 
 Kind = Literal["pretrain", "finetune", "evaluate"]
 Control = Literal["drop", "frames", "resolution"]
-StageConfig = finetune.Config | evaluate.Config
 
-# Whatever a stage of any kind goes through, beside the modules that its config names.
-_ALWAYS = ("workloads.vit", "workloads.parts", "workloads.clips", "workloads.frames")
+_CONFIGS = {"finetune": finetune.Config, "evaluate": evaluate.Config}
+
+# What a stage goes through beside the modules that its config names. Each must have a REVISION.
+_ALWAYS = (vit, parts, clips, frames, attention, tokens)
+_BY_KIND = {
+    "finetune": (finetune, augment, optim),
+    "evaluate": (evaluate, augment, cost, metrics),  # augment: it normalises pixels
+}
+_BY_REDUCERS = (base, merging)  # which of them merges is their own affair
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +65,9 @@ class Stage:
     def key(self, manifest_digest: str) -> str:
         """Return the name of this work in the store: equal for equal results."""
         inputs = [(role, stage.key(manifest_digest)) for role, stage in self.inputs]
-        versions = {"torch": _torch_version(), **readers.versions()}
+        build = torch.__version__.split("+")[0]  # the same work on a CPU and on a GPU
         facts = [self.kind, canonical(self.config), self._revisions(), inputs]
-        return key_of([*facts, manifest_digest, versions])
+        return key_of([*facts, manifest_digest, {"torch": build, **readers.versions()}])
 
     def chain(self) -> Iterator[Stage]:
         """Yield the stages that this one needs, in order, and itself last."""
@@ -53,13 +76,12 @@ class Stage:
         yield self
 
     def _revisions(self) -> dict[str, int]:
-        modules = {f"workloads.{self.kind}", *_ALWAYS, *_modules_of(canonical(self.config))}
-        found = {name: getattr(sys.modules.get(name), "REVISION", None) for name in modules}
-        return {name: revision for name, revision in sorted(found.items()) if revision is not None}
-
-
-def _torch_version() -> str:
-    return torch.__version__.split("+")[0]  # the same work on a CPU and on a GPU
+        of_reducers = _BY_REDUCERS if self.config.reducers else ()
+        through = (*_ALWAYS, *_BY_KIND[self.kind], *of_reducers)
+        needed = {module.__name__: module.REVISION for module in through}
+        modules = {*_modules_of(canonical(self.config))}
+        named = {name: getattr(sys.modules.get(name), "REVISION", None) for name in modules}
+        return needed | {name: found for name, found in named.items() if found is not None}
 
 
 def _modules_of(value: Any) -> Iterator[str]:  # Any: JSON
@@ -89,13 +111,12 @@ class Study:
     trials: int
     """In all, dense included; more may be asked for later."""
     seed: int = 0
-    confirm_seeds: int = 3
     data: synthetic.Config | None = None
     """Clips to make where none are given."""
 
     def key(self, manifest_digest: str) -> str:
         """Return the name of this study on these clips; its wording and length do not matter."""
-        aside = ("name", "question", "trials", "confirm_seeds", "data")
+        aside = ("name", "question", "trials", "data")
         fields = [f.name for f in dataclasses.fields(self) if f.name not in aside]
         whole = key_of([{name: getattr(self, name) for name in fields}, manifest_digest])
         return whole[:16]  # a folder name that people see
@@ -103,6 +124,15 @@ class Study:
     def __post_init__(self) -> None:
         if self.trials < 1:
             raise Mistake(f"trials={self.trials} must be 1 or more", "dense alone is one trial")
+        if not re.fullmatch(r"\w[\w.-]*", self.name):
+            raise Mistake(f"study: name={self.name!r} is no plain word", "it names a folder")
+        for field in dataclasses.fields(self):
+            for place in _mutable(getattr(self, field.name), field.name):
+                raise Mistake(f"study: {place} can be changed", "write (...), not [...] or {...}")
+        if sorted(o.direction for o in self.objectives) != ["max", "min"]:
+            shown = ", ".join(f"{o.name} ({o.direction})" for o in self.objectives)
+            raise Mistake(f"study: objectives=({shown})", "one to raise and one to lower")
+        _refuse_stages(self.stages)
         kinds = [stage.kind for stage in self.stages]
         for path, _ in self.space.domains:
             if path.partition(".")[0] not in kinds:
@@ -137,14 +167,12 @@ class Study:
             Mistake: a chain is not legal in its host, a clip does not fit, a field does not exist.
         """
         for chosen in ({}, *self.space.examples()):
-            learner: finetune.Config | None = None
-            for stage in self.plan(chosen).chain():
-                learner = stage.config if isinstance(stage.config, finetune.Config) else learner
-                assert learner is not None, "an evaluation reads a training"
-                clip, host = stage.config.clip, learner.model.host(learner.reducers)
-                host.grid_of(clip.frames, clip.size, clip.size)
-                chain = base.chain_of(stage.config.reducers, host)
-                chain.select(torch.zeros(1, 3, clip.frames, clip.size, clip.size), (0,))
+            for config, learner in _with_learners(self.plan(chosen)):
+                refuse_unfit(config, learner)
+        for path, number in self.space.numbers():  # what fits at both ends may not between them
+            if path.endswith((".clip.frames", ".clip.size")):
+                for config, learner in _with_learners(self.plan({path: number})):
+                    grid_of(config, learner)
 
     def smoke(self) -> Study:
         """Return the same study in seconds: synthetic clips, a tiny model, 2 trials."""
@@ -157,6 +185,44 @@ class Study:
         return replace(self, stages=stages, trials=2, data=data)
 
 
+def _mutable(value: Any, place: str) -> Iterator[str]:  # Any: whatever stands in a study
+    """Yield where something cannot be hashed, as a key must be: a list in place of a tuple."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from _mutable(getattr(value, field.name), f"{place}.{field.name}")
+    elif isinstance(value, tuple):
+        for i, item in enumerate(value):
+            yield from _mutable(item, f"{place}[{i}]")
+    elif not isinstance(value, Hashable):
+        yield f"{place}={value!r}"
+
+
+def _refuse_stages(stages: tuple[Stage, ...]) -> None:
+    if not stages or stages[-1].kind != "evaluate":
+        kinds = [stage.kind for stage in stages]
+        raise Mistake(f"study: stages={kinds} must end with an evaluation", "add one at the end")
+    for i, stage in enumerate(stages):
+        if not isinstance(stage.config, _CONFIGS.get(stage.kind, ())):
+            what = f"study: a stage of kind {stage.kind!r} cannot run {type(stage.config)}"
+            raise Mistake(what, f"kinds: {', '.join(_CONFIGS)}")
+        for role, needed in stage.inputs:
+            if needed not in stages[:i]:
+                what = f"study: the {role} of {stage.kind} come from no stage before it"
+                raise Mistake(what, "list that stage too, in front of those that read it")
+        weights = dict(stage.inputs).get("weights")
+        if stage.kind == "evaluate" and (weights is None or weights.kind == "evaluate"):
+            remedy = 'inputs=(("weights", train),), with a stage that trains'
+            raise Mistake("study: an evaluation reads no weights", remedy)
+
+
+def _with_learners(plan: Stage) -> Iterator[tuple[StageConfig, finetune.Config]]:
+    """Yield the config of each stage and of the training whose model it uses."""
+    for stage in plan.chain():
+        source = stage if stage.kind != "evaluate" else dict(stage.inputs)["weights"]
+        assert isinstance(source.config, finetune.Config), "checked when the study is written"
+        yield stage.config, source.config
+
+
 def _shrink(stage: Stage) -> Stage:
     clip = replace(stage.config.clip, frames=8, stride=1.0, size=32)
     config: StageConfig = replace(stage.config, clip=clip, batch=8)
@@ -164,20 +230,6 @@ def _shrink(stage: Stage) -> Stage:
         model = replace(config.model, dim=16, depth=2, heads=2, patch=8, frames=8, size=32)
         config = replace(config, steps=4, model=model)
     return replace(stage, config=config)
-
-
-def with_field(config: Any, path: str, value: Any) -> Any:  # Any: a config and a field of any kind
-    """Return a frozen config with one field changed, however deep.
-
-    Raises:
-        Mistake: there is no such field.
-    """
-    name, _, rest = path.partition(".")
-    if name not in {field.name for field in dataclasses.fields(config)}:
-        raise Mistake(f"space: {type(config).__module__} has no field {name!r}")
-    return replace(
-        config, **{name: with_field(getattr(config, name), rest, value) if rest else value}
-    )
 
 
 def params_of(plan: Stage, paths: Mapping[str, Any]) -> dict[str, Any]:

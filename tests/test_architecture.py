@@ -16,7 +16,8 @@ PACKAGES = ("workloads", "search_spaces", "orchestrator")
 # for what is not named itself: a new reducer, model, data set or study needs no line here.
 LAYERS = (
     # torch and pixels
-    "workloads workloads.models workloads.reducers workloads.knobs workloads.mistakes",
+    "workloads workloads.models workloads.reducers workloads.mistakes",
+    "workloads.knobs",
     "workloads.tokens workloads.frames workloads.readers workloads.metrics workloads.stage "
     "workloads.datasets.manifest workloads.datasets.shapes",
     "workloads.attention workloads.parts workloads.reducers.base "
@@ -25,11 +26,13 @@ LAYERS = (
     "workloads.models.* workloads.cost workloads.datasets",
     "workloads.finetune workloads.evaluate",
     # what may vary
-    "search_spaces.objectives search_spaces.space",
+    "search_spaces.objectives search_spaces.fit",
+    "search_spaces.space",
     "search_spaces.study",
     "search_spaces search_spaces.*",
     # Ray, Optuna, MLflow
     "orchestrator orchestrator.environment orchestrator.credentials orchestrator.files "
+    "orchestrator.failures orchestrator.interrupts "
     "orchestrator.lock orchestrator.ledger orchestrator.words",
     "orchestrator.front orchestrator.samplers orchestrator.store orchestrator.cluster "
     "orchestrator.chart orchestrator.display orchestrator.tracking orchestrator.checks",
@@ -37,7 +40,7 @@ LAYERS = (
     "orchestrator.figure orchestrator.page orchestrator.machine orchestrator.parcel",
     "orchestrator.stages orchestrator.pool orchestrator.summary orchestrator.report "
     "orchestrator.doctor orchestrator.jobs",
-    "orchestrator.trial orchestrator.crew orchestrator.submit",
+    "orchestrator.trial orchestrator.crew orchestrator.submit orchestrator.publish",
     "orchestrator.search",
     "orchestrator.controls",
     "orchestrator.run",

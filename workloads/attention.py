@@ -18,6 +18,8 @@ from torch.nn import functional as F
 
 from workloads.tokens import Tokens, offsets
 
+REVISION = 1
+
 
 def attend(q_NAE: Tensor, k_NAE: Tensor, v_NAE: Tensor, tokens: Tokens) -> Tensor:
     """Return softmax(q k' / sqrt(E) + log mass) v within each sequence, (N, A, E)."""

@@ -21,6 +21,7 @@ from torch import Tensor
 from workloads.reducers.base import Chain, Config
 from workloads.vit import Block, Trace, VideoTransformer, Visit
 
+REVISION = 1
 PARTS = ("select", "embed", "attention", "match", "mlp", "pool", "head")
 
 

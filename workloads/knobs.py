@@ -13,8 +13,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from workloads.mistakes import Mistake
 
 STAGES = ("pretrain", "finetune", "evaluate")
 
@@ -29,6 +32,12 @@ class Float:
     stage: str = "evaluate"
     """The earliest stage that reads the knob: a knob of `evaluate` needs no training of its own."""
 
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low <= self.high):
+            raise Mistake(f"{self}: low must not be above high", "both are finite numbers")
+        if self.log and self.low <= 0:
+            raise Mistake(f"{self}: low must be above 0", "a ratio has no zero: leave `log` out")
+
 
 @dataclass(frozen=True)
 class Int:
@@ -39,6 +48,12 @@ class Int:
     step: int = 1
     stage: str = "evaluate"
 
+    def __post_init__(self) -> None:
+        if not all(isinstance(n, int) for n in (self.low, self.high, self.step)):
+            raise Mistake(f"{self}: all must be whole numbers", "use Float for a real knob")
+        if self.low > self.high or self.step < 1:
+            raise Mistake(f"{self}: low must not be above high, step must be 1 or more")
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -46,6 +61,12 @@ class Choice:
 
     options: tuple[str | int | float | bool, ...]
     stage: str = "evaluate"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.options, tuple) or not self.options:
+            raise Mistake(f"{self}: options must be a tuple of one or more", "Choice((8, 16))")
+        if not all(isinstance(option, str | int | float) for option in self.options):
+            raise Mistake(f"{self}: options are words and numbers", "either() chooses among others")
 
 
 Knob = Float | Int | Choice

@@ -12,6 +12,8 @@ from typing import NamedTuple
 from torch import Tensor, arange
 from torch.nn import functional as F
 
+REVISION = 1
+
 
 class Plan(NamedTuple):
     """What merges with what: computed once, applied to tokens, sizes and sources alike."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+REVISION = 1
+
 
 def top_k(logits_BK: Tensor, label_B: Tensor, k: int = 1) -> float:
     """Return the share of clips whose label is among the k highest logits."""

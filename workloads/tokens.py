@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+REVISION = 1
 Grid = tuple[int, int, int]
 
 

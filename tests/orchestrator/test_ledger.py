@@ -81,7 +81,7 @@ def test_controls_and_confirmations_are_no_trials(path: Path) -> None:
 
 
 @pytest.mark.parametrize("left", [1, 40, -2, -1])
-def test_a_torn_last_line_is_cut_and_said(
+def test_a_torn_last_line_is_passed_over_and_said_and_cut_by_the_next(
     left: int, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     written(path, FULL)
@@ -91,17 +91,28 @@ def test_a_torn_last_line_is_cut_and_said(
     path.write_bytes(whole + torn)
     ledger = Ledger(path)
     assert ledger.records == [FULL]
-    assert path.read_bytes() == whole
+    assert path.read_bytes() == whole + torn, "a reader writes nothing"
     assert f"event=torn_line path={path} bytes={len(torn)}" in caplog.text
     ledger.append(FAILED)
+    assert path.read_bytes().startswith(whole + b'{"')
     assert Ledger(path).records == [FULL, FAILED]
+
+
+def test_a_line_that_the_disk_cut_short_is_not_continued(path: Path) -> None:
+    """Unlike after a crash, the same process goes on to append."""
+    ledger = written(path, FULL)
+    with path.open("ab") as file:
+        file.write(b'{"trial": 4')
+    ledger.append(FAILED)
+    assert Ledger(path).records == ledger.records == [FULL, FAILED]
 
 
 def test_a_ledger_of_nothing_but_a_torn_line_is_empty(path: Path) -> None:
     path.parent.mkdir(parents=True)
     path.write_text('{"trial": 0, "ro')
     assert Ledger(path).records == []
-    assert path.read_bytes() == b""
+    written(path, FULL)
+    assert Ledger(path).records == [FULL]
 
 
 def test_a_whole_ledger_is_not_touched(path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from orchestrator.lock import Lock
 
@@ -55,6 +59,21 @@ def test_a_lock_is_free_again_after_its_context(tmp_path: Path) -> None:
         assert theirs.take()
     with Lock(path) as lock:
         assert lock.take()
+
+
+def test_a_lock_whose_holder_cannot_be_written_down_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(fd: int, text: bytes, place: int) -> int:
+        raise OSError(errno.ENOSPC, "full")
+
+    path = tmp_path / "lock"
+    with monkeypatch.context() as patch, Lock(path) as ours:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(OSError, match="full"):
+            ours.take()
+    with Lock(path) as theirs:
+        assert theirs.take()
 
 
 def test_a_lock_that_nobody_ever_took_has_a_holder_in_words(tmp_path: Path) -> None:

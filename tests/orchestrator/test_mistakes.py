@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from ray.exceptions import RayTaskError
 from tiny import study
 
 from orchestrator import memory, store
 from orchestrator.__main__ import main
+from orchestrator.data import TooManyBad
+from orchestrator.failures import explain
+from orchestrator.jobs import Lost
+from orchestrator.search import Halted
 from workloads.datasets import synthetic
 
 Say = Callable[..., tuple[int, str]]
@@ -231,6 +238,56 @@ def test_an_address_where_nobody_listens_is_refused_with_a_hint_at_tokens(
 @pytest.mark.parametrize("command", ["confirm", "export", "predict", "ingest", "advise"])
 def test_commands_that_are_not_there_yet_say_so(say: Say, command: str) -> None:
     refused(say(command, "demo", "--at", "knee"), "not there yet")
+
+
+@pytest.mark.parametrize("flag", ["--data", "--store"])
+@pytest.mark.parametrize("path", ["", " "])
+def test_a_path_of_nothing_is_refused(say: Say, flag: str, path: str) -> None:
+    refused(say("run", "demo", flag, path), flag, "is no path")
+
+
+def test_a_full_disk_is_told_wherever_it_stands_behind_an_error() -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/s/stages")
+    told = 2, "error: /s/stages: No space left on device\n  free space, or choose another --store"
+    assert explain(full, []) == told
+    by_ray = RayTaskError("decode", f"Traceback\n{full!r}", full, "worker", 1, "127.0.0.1")
+    assert explain(by_ray, []) == told
+    ended = RuntimeError("the search ended")
+    ended.__cause__ = by_ray
+    assert explain(ended, []) == told
+    assert explain(RuntimeError(f"ray::decode()\nOSError: {full}\nmore"), []) == told
+
+
+def test_what_may_not_be_read_has_a_remedy_of_its_own() -> None:
+    code, text = explain(PermissionError(errno.EACCES, "Permission denied", "a.mp4"), [])
+    assert (code, text) == (2, "error: a.mp4: Permission denied\n  check its permissions")
+
+
+def test_an_error_of_ours_is_logged_in_a_file_even_where_none_can_be_written_here(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone, temporary = tmp_path / "gone", tmp_path / "temporary"
+    gone.mkdir()
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    code, text = explain(RuntimeError("the tide is out"), [])
+    monkeypatch.chdir(tmp_path)
+    (log,) = temporary.glob("paretoken-error-*.log")
+    assert code == 1
+    assert str(log) in text
+    assert "the tide is out" in log.read_text()
+    assert "Traceback" not in text
+    assert "the tide is out" in capsys.readouterr().err
+
+
+def test_only_what_goes_on_with_the_same_command_is_said_to() -> None:
+    halted = Halted("no worker is left")
+    assert explain(halted, ["run", "demo"])[1].endswith("Continue with: paretoken run demo")
+    for error in (Lost("the head is gone"), TooManyBad("9 of 9 videos")):
+        code, text = explain(error, ["submit", "demo"])
+        assert (code, text) == (1, f"error: {error}")
 
 
 def test_an_unknown_flag_is_refused(say: Say, tmp_path: Path) -> None:

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import psutil
 import pytest
 import ray
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
+from stored import KEY
 from tiny import study
 
-from orchestrator import cluster, data, stages
+from orchestrator import cluster, data, stages, train
+from orchestrator.files import read_json
 from orchestrator.pool import Pool
 from orchestrator.store import Store
 from search_spaces.study import Stage
@@ -27,6 +35,7 @@ from workloads import datasets, finetune
 from workloads.clips import ClipSet, open_clips
 from workloads.datasets import Manifest, synthetic
 from workloads.reducers import rlt, tome
+from workloads.stage import Report, Result
 
 DEADLINE_S = 90
 TRAIN = study().stages[0]
@@ -52,7 +61,8 @@ def store(folder: Path) -> Store:
 @pytest.fixture(scope="module")
 def pool(folder: Path, manifest: Manifest, store: Store) -> Iterator[Pool]:
     cluster.join(None)
-    pool = Pool(1, 1, cluster.shares(1, 1), folder / "ray")
+    many = replace(cluster.shares(1, 1), threads=1000)  # as in a cluster of many nodes
+    pool = Pool(1, 1, many, folder / "ray")
     pool.start(store.root, checkpoint_s=0.05)
     frames = data.folder_for(store.root, manifest, 32)
     data.fill(frames, manifest, 32, lambda done, total: None)
@@ -118,7 +128,7 @@ def test_a_killed_rank_goes_on_in_its_epoch_and_ends_with_the_same_bits(
     after = [done for attempt, done in seen if attempt == 2 and done]
     assert min(after) >= 100, "it began again instead of going on"
     elsewhere = Store.open(folder / "elsewhere")
-    torch.set_num_threads(cluster.shares(1, 1).threads)
+    torch.set_num_threads(cluster.num_cores())
     stages.run(
         stage, manifest.digest, elsewhere, stages.in_process(clip_set, manifest.digest, elsewhere)
     )
@@ -128,6 +138,7 @@ def test_a_killed_rank_goes_on_in_its_epoch_and_ends_with_the_same_bits(
     ours, theirs = load_file(killed.weights), load_file(undisturbed.weights)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert killed.metrics == undisturbed.metrics
+    assert read_json(killed.folder / "metrics.json")["threads"] == cluster.num_cores()
 
 
 def test_a_stage_that_nobody_waits_for_frees_its_group_within_two_seconds(
@@ -178,6 +189,8 @@ def test_a_stage_that_is_killed_three_times_is_given_up(pool: Pool, manifest: Ma
     outcome = launched.ended()
     assert outcome["state"] == "failed"
     assert "killed 3 times" in outcome["reason"]
+    again = Launched(pool, training(steps=100_003), manifest.digest, owner="another")
+    assert again.ended() == outcome, "in this run it is not tried again"
 
 
 def test_two_drivers_that_want_one_stage_do_it_once(
@@ -221,3 +234,73 @@ def test_too_many_unreadable_videos_stop_a_study(
     for _ in range(2):  # once decoded, and once found in the cache
         with pytest.raises(data.TooManyBad, match="2 of 58 videos could not be read"):
             data.fill(tmp_path / "frames", many, 32, lambda done, total: None)
+
+
+# Two ranks, without Ray: what one of them alone meets, both end with.
+
+
+class Deaf:
+    """A board that hears beats and never answers."""
+
+    class beat:  # noqa: N801 - as an actor's method
+        @staticmethod
+        def remote(*heard: object) -> None:
+            return None
+
+
+def full(fd: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def toy_stage(num_steps: int) -> ModuleType:
+    """Return a kind of stage that does nothing, in steps with checkpoints."""
+
+    def run(config: Any, clips: Any, inputs: Any, report: Report) -> Result:
+        for done in range(1, num_steps + 1):
+            report.step(done, num_steps, dict, lambda done=done: {"done": done})
+        return Result({"head": torch.ones(2)}, {"val/top1": 0.5}, None)
+
+    module = ModuleType("workloads.toy")
+    module.run = run  # type: ignore[attr-defined]
+    return module
+
+
+def rank(number: int, folder: Path, num_steps: int, fills: bool) -> None:
+    """Be one of two ranks that run a toy stage; on rank 0 the disk may be full."""
+    meeting = f"file://{folder}/meeting"
+    dist.init_process_group("gloo", meeting, rank=number, world_size=2)
+    sys.modules["workloads.toy"] = toy_stage(num_steps)
+    train.open_clips = lambda folder, device: None  # type: ignore[assignment,return-value]
+    if fills and number == 0:
+        os.fsync = full  # type: ignore[assignment]
+    runtime = train.Runtime(group=0, board=Deaf(), store=folder, threads=1, checkpoint_s=-1)
+    stage = replace(TRAIN, kind="toy")  # type: ignore[arg-type]
+    job = {"stage": stage, "key": KEY, "clips": ("frames", "digest")}
+    ranks = train.Ranks()
+    limit = ranks.line._get_backend(torch.device("cpu")).options._timeout
+    assert limit == timedelta(seconds=train.COLLECTIVE_S)
+    outcome = train.Work(runtime, ranks, torch.device("cpu"), job).run()
+    (folder / f"{number}.json").write_text(json.dumps(outcome))
+    dist.destroy_process_group()
+
+
+def outcomes(folder: Path, num_steps: int, fills: bool) -> list[dict[str, Any]]:
+    torch.multiprocessing.spawn(rank, (folder, num_steps, fills), nprocs=2)
+    return [read_json(folder / f"{number}.json") for number in (0, 1)]
+
+
+def test_two_ranks_publish_once(tmp_path: Path) -> None:
+    assert [outcome["state"] for outcome in outcomes(tmp_path, 3, fills=False)] == ["done"] * 2
+    found = Store(tmp_path).find(KEY)
+    assert found is not None
+    assert found.metrics == {"val/top1": 0.5}
+
+
+@pytest.mark.parametrize("num_steps", [0, 3], ids=["at the end", "in a checkpoint"])
+def test_a_full_disk_that_rank_0_alone_meets_is_fatal_for_both(
+    num_steps: int, tmp_path: Path
+) -> None:
+    ended = outcomes(tmp_path, num_steps, fills=True)
+    assert [outcome["state"] for outcome in ended] == ["fatal"] * 2
+    assert "No space left on device" in ended[0]["reason"]
+    assert Store(tmp_path).find(KEY) is None

@@ -270,6 +270,15 @@ def test_page_has_a_row_for_every_trial_and_control(files: dict[str, Path]) -> N
     assert "<td>failed</td><td>drop keep=0.10</td>" in page
 
 
+def test_pins_are_not_in_the_way_of_the_points_below_them(files: dict[str, Path]) -> None:
+    page = files["front.html"].read_text()
+    figure = page[page.rindex("Plotly.newPlot(") :]
+    traces, _ = json.JSONDecoder().raw_decode(figure[figure.index("[") :])
+    for trace in traces:  # what has no row in the table cannot be clicked
+        assert ("customdata" in trace) == (trace.get("hoverinfo") != "skip")
+    assert "customdata" not in traces[-1]
+
+
 def test_words_of_a_user_are_escaped(tmp_path: Path) -> None:
     evil = "<script>alert('$x_1$')</script> a|b & \"c\""
     summary = sample() | {"study": evil, "question": evil}

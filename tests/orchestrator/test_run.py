@@ -117,6 +117,15 @@ def test_more_trials_go_on_with_the_same_study(undisturbed: Run, tmp_path: Path)
     assert more.answer["trials"]["complete"] == 7
 
 
+def test_ranks_that_do_not_divide_the_batch_are_refused_before_anything_starts(
+    tmp_path: Path,
+) -> None:
+    refused = paretoken("run", TINY, "--store", tmp_path / "store", "--ranks", 3)
+    assert refused.code == 2
+    assert "--ranks 3: the batch of 'tiny', 8 clips" in refused.err
+    assert not (tmp_path / "store").exists()
+
+
 def test_mlflow_that_is_down_costs_the_study_nothing_and_is_made_up_for(
     undisturbed: Run, tmp_path: Path
 ) -> None:

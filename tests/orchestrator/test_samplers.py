@@ -10,7 +10,7 @@ import pytest
 from toys import SCHEDULES, SPACE, go_on, toy
 
 from orchestrator import samplers
-from orchestrator.memory import Memory
+from orchestrator.memory import DENSE, Memory
 from orchestrator.samplers import SAMPLERS
 from search_spaces.study import Study
 from workloads.mistakes import Mistake
@@ -72,18 +72,7 @@ def test_the_seed_decides_what_is_asked_first(sampler: str) -> None:
     assert len({str(first(seed)) for seed in range(8)}) > 4
 
 
-@pytest.mark.parametrize(
-    "sampler",
-    [
-        "tpe",
-        pytest.param(
-            "nsga2",
-            marks=pytest.mark.xfail(
-                strict=True, reason="the dense trial empties its intersection of parameters"
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
 def test_a_sampler_that_learns_asks_other_trials_than_blind_search(
     sampler: str, tmp_path: Path
 ) -> None:
@@ -91,6 +80,30 @@ def test_a_sampler_that_learns_asks_other_trials_than_blind_search(
         choices(toy(sampler=name, trials=16), tmp_path, 16) for name in ("random", sampler)
     )
     assert learning[12:] != blind[12:]
+
+
+def test_genetic_search_crosses_what_all_options_share_and_never_the_dense_trial(
+    tmp_path: Path,
+) -> None:
+    memory = Memory(toy(sampler="nsga2", trials=24), tmp_path / "journal")
+    go_on(memory, 8)
+    number = memory.ask()
+    sampler, mirror = memory.mirror.sampler, memory.mirror
+    assert isinstance(sampler, optuna.samplers.NSGAIISampler)
+    crossed = sampler.infer_relative_search_space(mirror, mirror.trials[number])
+    assert {*crossed} >= {path for path, _ in SPACE.domains}
+    parents = sampler.get_parent_population(mirror, 1)
+    assert len(parents) > 1
+    assert all(parent.number != DENSE for parent in parents)
+
+
+def test_genetic_search_goes_on_without_its_journal(tmp_path: Path) -> None:
+    study = toy(sampler="nsga2", trials=24)
+    records = go_on(Memory(study, tmp_path / "lost"), 12)
+    memory = Memory(study, tmp_path / "new")
+    memory.rebuild(records)
+    go_on(memory, 12)
+    assert all(is_in_space(memory.chosen(number)) for number in range(12, 24))
 
 
 def test_an_unknown_sampler_is_refused_with_those_that_exist(tmp_path: Path) -> None:

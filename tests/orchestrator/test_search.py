@@ -21,7 +21,7 @@ def asker_in(
 ) -> Asker:
     """Return the asker of a driver that starts on what an earlier one left in a folder."""
     memory, ledger = Memory(toy(**changes), folder / "journal"), Ledger(folder / "ledger")
-    return Asker(memory, ledger, DIGEST, workers, heard)
+    return Asker(memory, ledger, DIGEST, memory.study.trials, workers, heard)
 
 
 def done(asker: Asker, number: int, **strange: float) -> dict[str, str]:
@@ -151,12 +151,39 @@ def test_a_trial_of_other_code_is_run_again_and_its_later_record_counts(tmp_path
         ledger.append(Record(**{**asdict(record), **(stale if number == 1 else {})}))
     asker = asker_in(tmp_path)
     assert asker.again == [1]
+    assert asker.left == 12 - 2
     run(asker, 1)
     assert Ledger(tmp_path / "ledger").trials()[1] == ended(memory, 1)
-    assert asker_in(tmp_path).again == []
+    after = asker_in(tmp_path)
+    assert after.again == []
+    assert after.memory.journal.trials[1].values == list(ended(memory, 1).values.values())
 
 
-@pytest.mark.xfail(strict=True, reason="adopted without parameters: FixedTrial raises ValueError")
+def test_a_trial_of_which_a_stage_failed_is_tried_again_by_the_next_run(tmp_path: Path) -> None:
+    asker = asker_in(tmp_path)
+    run(asker, 1)
+    given = asker.suggest("a")
+    asker.on_trial_complete("a", {"state": "failed", "reason": "killed 3 times"})
+    run(asker, 1)
+    after = asker_in(tmp_path)
+    assert (after.again, state(after, 1)) == ([1], TrialState.RUNNING)
+    assert asker_in(tmp_path).again == [1], "also when it was killed before anything came of it"
+    assert after.suggest("a") == given
+    after.on_trial_complete("a", done(after, 1))
+    assert state(asker_in(tmp_path), 1) == TrialState.COMPLETE
+    assert asker_in(tmp_path).left == 12 - 3
+
+
+def test_how_many_trials_are_wanted_changes_none_of_them(tmp_path: Path) -> None:
+    memory = Memory(toy(), tmp_path / "few")
+    few = Asker(memory, Ledger(tmp_path / "ledger"), DIGEST, 4, 1, lambda record: None)
+    run(few, 4)
+    assert few.suggest("more") == Asker.FINISHED
+    many = asker_in(tmp_path / "many", trials=12)
+    run(many, 4)
+    assert few.ledger.records == many.ledger.records
+
+
 def test_a_trial_that_neither_journal_nor_ledger_knows_is_chosen_again(tmp_path: Path) -> None:
     """Of three at once the last ended first, then the driver was killed and the journal lost."""
     asker = asker_in(tmp_path, workers=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from search_spaces import demo
 from search_spaces.space import Space, either, fix, narrow
 from search_spaces.study import Study
 from workloads.knobs import Choice, Float, Int
-from workloads.reducers import rlt, tome
+from workloads.reducers import drop, rlt, tome
 
 DIGEST = "digest of some clips"
 SCHEDULES = ("constant", "decreasing")
@@ -28,6 +29,11 @@ SPACE = Space(
         ),
     }
 )
+LEFT: dict[type, Callable[[Any], float]] = {
+    rlt.Config: lambda config: 1 - config.tau,
+    tome.Config: lambda config: 1 - config.r / 20,
+    drop.Config: lambda config: config.keep,
+}
 
 
 def toy(**changes: Any) -> Study:
@@ -38,7 +44,7 @@ def measured(chosen: dict[str, Any]) -> dict[str, float]:
     """Return the metrics of a choice: the fewer tokens, the cheaper and the worse."""
     share = chosen.get("evaluate.clip.frames", 16) / 16
     for config in chosen.get("evaluate.reducers", ()):
-        share *= 1 - config.tau if isinstance(config, rlt.Config) else 1 - config.r / 20
+        share *= LEFT[type(config)](config)
     return {"val/top1": 0.9 * share**0.3, "cost/gmacs": 2 * share}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -12,9 +13,24 @@ import torch
 from variants import DIGEST, MEASURE, STUDY, TRAIN, measuring, training
 
 from search_spaces import demo
-from search_spaces.objectives import TOP1
+from search_spaces.objectives import GMACS, TOP1
 from search_spaces.space import Space, narrow
-from workloads import augment, clips, evaluate, finetune, frames, optim, parts, vit
+from search_spaces.study import Stage
+from workloads import (
+    attention,
+    augment,
+    clips,
+    cost,
+    evaluate,
+    finetune,
+    frames,
+    merging,
+    metrics,
+    optim,
+    parts,
+    tokens,
+    vit,
+)
 from workloads.knobs import Float
 from workloads.models import videomae
 from workloads.reducers import drop, rlt, tome
@@ -48,7 +64,8 @@ def test_other_clips_are_other_work() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", [finetune, videomae, clips, augment, optim, vit, parts, frames, rlt]
+    "module",
+    [finetune, videomae, clips, augment, optim, vit, parts, frames, attention, tokens, rlt],
 )
 def test_a_module_that_gives_other_numbers_renames_what_goes_through_it(
     module: Any, monkeypatch: pytest.MonkeyPatch
@@ -59,7 +76,42 @@ def test_a_module_that_gives_other_numbers_renames_what_goes_through_it(
     assert all(stage.key(DIGEST) != key for stage, key in zip(stages, before, strict=True))
 
 
-@pytest.mark.parametrize("module", [evaluate, tome, drop])
+@pytest.mark.parametrize("module", [evaluate, cost, metrics])
+def test_a_module_of_measuring_renames_the_measurement_alone(
+    module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = [stage.key(DIGEST) for stage in (TRAIN, MEASURE)]
+    monkeypatch.setattr(module, "REVISION", module.REVISION + 1)
+    assert TRAIN.key(DIGEST) == before[0]
+    assert MEASURE.key(DIGEST) != before[1]
+
+
+def test_what_merges_renames_stages_with_reducers(monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = (TRAIN, measuring(tome.Config()))
+    before = [stage.key(DIGEST) for stage in stages]
+    monkeypatch.setattr(merging, "REVISION", merging.REVISION + 1)
+    assert [s.key(DIGEST) == key for s, key in zip(stages, before, strict=True)] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("module", "stage"),
+    [
+        *((module, TRAIN) for module in (vit, parts, clips, frames, attention, tokens)),
+        *((module, TRAIN) for module in (finetune, augment, optim)),
+        *((module, MEASURE) for module in (evaluate, augment, cost, metrics)),
+        (merging, measuring(tome.Config())),
+    ],
+)
+def test_no_module_on_the_way_goes_without_a_revision(
+    module: ModuleType, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(module.REVISION, int)
+    monkeypatch.delattr(module, "REVISION")
+    with pytest.raises(AttributeError, match="REVISION"):
+        stage.key(DIGEST)
+
+
+@pytest.mark.parametrize("module", [evaluate, cost, metrics, merging, tome, drop])
 def test_a_module_that_a_stage_does_not_use_does_not_rename_it(
     module: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,7 +141,7 @@ def test_keys_are_the_same_in_another_process() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"name": "x"}, {"question": "?"}, {"trials": 99}, {"confirm_seeds": 9}, {"data": None}],
+    [{"name": "x"}, {"question": "?"}, {"trials": 99}, {"data": None}],
     ids=str,
 )
 def test_wording_and_length_do_not_make_another_study(changes: dict[str, Any]) -> None:
@@ -101,7 +153,7 @@ def test_wording_and_length_do_not_make_another_study(changes: dict[str, Any]) -
     [
         {"seed": 1},
         {"sampler": "random"},
-        {"objectives": (TOP1,)},
+        {"objectives": (GMACS, TOP1)},
         {"controls": ()},
         {"space": Space({"evaluate.reducers": narrow(rlt.Config, tau=Float(0.02, 0.4))})},
         {"space": Space(dict(reversed(STUDY.space.domains)))},

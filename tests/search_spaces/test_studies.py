@@ -96,7 +96,7 @@ def test_a_stage_that_leaves_nothing_fails_in_words(tmp_path: Path) -> None:
     def idle(stage: object, key: str) -> dict[str, str]:
         return {"state": "done"}
 
-    with pytest.raises(stages.StageFailed, match="finetune: it left no result"):
+    with pytest.raises(stages.StageFailed, match=r"finetune: .* result"):
         stages.run(demo.study().plan({}), "", Store.open(tmp_path), idle)
 
 
@@ -112,6 +112,7 @@ def test_a_stage_that_leaves_nothing_fails_in_words(tmp_path: Path) -> None:
         ("space", 'no study "space"'),
         ("nowhere/mine.py", 'no study file "nowhere/mine.py"'),
         ("./demo", 'no study file "demo"'),
+        ("./README.md", "no Python file\n  its name must end in .py"),
     ],
 )
 def test_a_study_that_does_not_exist_is_named_with_the_nearest(name: str, words: str) -> None:
@@ -131,6 +132,8 @@ def test_a_study_that_does_not_exist_is_named_with_the_nearest(name: str, words:
         ("import nowhere_at_all", "ModuleNotFoundError: No module named 'nowhere_at_all'"),
         ("raise RuntimeError('first\\nthe moon is full')", "RuntimeError: the moon is full\n"),
         ("raise ValueError", "ValueError\n  mend the file"),
+        ("import sys; sys.exit(3)", "SystemExit: 3\n  mend the file"),
+        ("def study(): raise SystemExit", "SystemExit\n  mend study()"),
         ("def study(): raise KeyError('tide')", "KeyError: 'tide'\n  mend study()"),
         ("def study(x): return x", "TypeError: study() missing 1 required"),
     ],
@@ -144,6 +147,15 @@ def test_a_file_without_a_study_is_refused_with_its_last_line(
         search_spaces.load(str(file))
     assert words in str(refused.value)
     assert str(file) in str(refused.value)
+
+
+def test_a_study_of_the_package_that_cannot_be_imported_is_refused_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken.py").write_text("import nowhere_at_all")
+    monkeypatch.setattr(search_spaces, "__path__", [*search_spaces.__path__, str(tmp_path)])
+    with pytest.raises(Mistake, match="broken: ModuleNotFoundError: No module"):
+        search_spaces.load("broken")
 
 
 def test_a_mistake_in_a_file_is_passed_on_as_it_is(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -13,6 +15,7 @@ import pytest
 
 from workloads import augment, finetune, optim
 from workloads.knobs import STAGES, Choice, Float, Int, canonical, key_of, knobs_of, type_name
+from workloads.mistakes import Mistake
 from workloads.models import videomae
 from workloads.reducers import available, drop, load, rlt, tome
 
@@ -62,6 +65,30 @@ def test_every_reducer_has_a_knob_and_defaults_within_its_range(name: str) -> No
 def test_a_knob_of_training_names_its_stage() -> None:
     assert knobs_of(optim.Config)["lr"].stage == "finetune"
     assert knobs_of(rlt.Config)["tau"].stage == "evaluate"
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Float(0.4, 0.02), "low must not be above high"),
+        (lambda: Float(0, math.inf), "finite"),
+        (lambda: Float(math.nan, 1), "finite"),
+        (lambda: Float(0, 1, log=True), "low must be above 0"),
+        (lambda: Int(10, 4), "low must not be above high"),
+        (lambda: Int(1, 4, step=0), "step must be 1 or more"),
+        (lambda: Int(1.5, 4), "whole numbers"),  # type: ignore[arg-type]
+        (lambda: Choice(()), "one or more"),
+        (lambda: Choice("abc"), "must be a tuple"),  # type: ignore[arg-type]
+        (lambda: Choice((Inner(),)), "words and numbers"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_range_of_nothing_is_refused_when_written(make: Callable[[], Any], words: str) -> None:
+    with pytest.raises(Mistake, match=words):
+        make()
+
+
+def test_a_range_may_be_one_value() -> None:
+    assert Float(1, 1).low == Int(1, 1).low == 1
 
 
 def test_canonical_form_is_json_that_names_types() -> None:

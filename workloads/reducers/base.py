@@ -21,6 +21,8 @@ from torch import Generator, Tensor, nn
 from workloads.mistakes import Mistake
 from workloads.tokens import Grid, Layout, Tokens
 
+REVISION = 1
+
 Probe = Literal["keys", "map"]
 
 

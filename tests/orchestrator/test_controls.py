@@ -1,0 +1,78 @@
+"""Which controls a point has, and at which tokens."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toys import DIGEST, ended, toy
+
+from orchestrator.controls import Control, Controls
+from orchestrator.ledger import Ledger
+from orchestrator.memory import Memory
+from orchestrator.store import Store
+from search_spaces.space import Space, fix
+from workloads.reducers import drop, rlt
+
+CELLS, TRAINED = 200, {"finetune.reducers": rlt.Config(tau=0.1)}
+
+
+def controls_of(
+    tmp_path: Path, reducer: Any, tokens: float, keep: float | None = None, **train: Any
+) -> dict[str, Control]:
+    """Return the controls of the one point of a search, by kind."""
+    domains = {path: fix(config) for path, config in train.items()}
+    study = toy(space=Space({**domains, "evaluate.reducers": fix(reducer)}))
+    memory = Memory(study, tmp_path / "journal")
+    memory.ask()
+    point = replace(ended(memory, memory.ask()), metrics={"cost/tokens": tokens})
+    controls = Controls(memory, Ledger(tmp_path / "ledger"), DIGEST, Store(tmp_path))
+    return {control.kind: control for control in controls.of(point, keep)}
+
+
+def test_a_training_free_point_has_three_on_its_own_checkpoint(tmp_path: Path) -> None:
+    controls = controls_of(tmp_path, rlt.Config(tau=0.2), tokens=50)
+    assert controls.keys() == {"drop", "frames", "resolution"}
+    training = {control.plan.inputs for control in controls.values()}
+    assert len(training) == 1
+
+
+def test_random_drop_keeps_the_tokens_of_its_point(tmp_path: Path) -> None:
+    (config,) = controls_of(tmp_path, rlt.Config(tau=0.2), tokens=50)["drop"].plan.config.reducers
+    assert config == drop.Config(keep=drop.keep_for(CELLS, 50))
+    assert config.keep == pytest.approx(0.25, abs=0.01)
+
+
+def test_fewer_frames_see_the_same_seconds(tmp_path: Path) -> None:
+    clip = controls_of(tmp_path, rlt.Config(tau=0.2), tokens=50)["frames"].plan.config.clip
+    assert (clip.frames, clip.stride, clip.size) == (4, 4.0, 40)
+
+
+def test_a_lower_resolution_has_about_as_many_tokens(tmp_path: Path) -> None:
+    clip = controls_of(tmp_path, rlt.Config(tau=0.2), tokens=70)["resolution"].plan.config.clip
+    assert (clip.frames, clip.stride, clip.size) == (16, 1.0, 24)
+
+
+def test_random_drop_is_its_own_control(tmp_path: Path) -> None:
+    assert "drop" not in controls_of(tmp_path, drop.Config(keep=0.25), tokens=50)
+
+
+@pytest.mark.parametrize(("keep", "rounded"), [(0.26, 0.25), (0.283, 0.3), (0.01, 0.05)])
+def test_a_trained_point_has_one_that_was_trained_with_random_drop(
+    keep: float, rounded: float, tmp_path: Path
+) -> None:
+    controls = controls_of(tmp_path, rlt.Config(tau=0.2), tokens=50, keep=keep, **TRAINED)
+    assert controls.keys() == {"drop"}
+    ((_, training),) = controls["drop"].plan.inputs
+    assert training.config.reducers == (drop.Config(keep=rounded),)
+
+
+def test_a_point_that_reduces_nothing_has_none(tmp_path: Path) -> None:
+    assert not controls_of(tmp_path, rlt.Config(tau=0.0), tokens=CELLS)
+
+
+def test_a_training_whose_tokens_could_not_be_measured_has_none(tmp_path: Path) -> None:
+    assert not controls_of(tmp_path, rlt.Config(), tokens=50, keep=math.nan, **TRAINED)
