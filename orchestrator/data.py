@@ -87,7 +87,8 @@ def fill(folder: Path, manifest: Manifest, short_side: int, progress: Progress) 
     if bad:
         _list_bad(folder, bad)
     if len(bad) > MOST_BAD * len(manifest.clips):
-        raise TooManyBad(complaint(folder, bad, manifest))
+        remedy = "repair or remove what is listed there, then run the same again"
+        raise TooManyBad(f"{complaint(folder, bad, manifest)}\n  {remedy}")
     return bad
 
 
