@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import ray
+from ray.exceptions import RayError
 
 from orchestrator.environment import hush
 from workloads.mistakes import Mistake
@@ -50,7 +51,7 @@ def join(address: str | None) -> str:
     try:
         _knock(address)
         _within(ANSWER_S, lambda: ray.init(address=address, **quiet))
-    except (OSError, ValueError, RuntimeError) as error:  # TimeoutError, ConnectionError: OSErrors
+    except (OSError, ValueError, RuntimeError, RayError) as error:  # RayError: about the token
         raise Mistake(
             f"--address {address}: no Ray cluster answers ({_first_line(error)})",
             "is it up (ray status)? One with tokens wants RAY_AUTH_MODE=token and its token in\n"

@@ -7,12 +7,14 @@ import errno
 import json
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import paretoken
 from ray.exceptions import RayTaskError
 from tiny import study
 
@@ -233,6 +235,19 @@ def test_an_address_where_nobody_listens_is_refused_with_a_hint_at_tokens(
         "run", "demo", "--data", clips, "--address", "127.0.0.1:9", "--store", tmp_path / "s"
     )
     refused(answer, "127.0.0.1:9", "token")
+
+
+def test_a_cluster_that_wants_a_token_which_is_not_here_is_refused(
+    clips: Path, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        line = ("run", "demo", "--data", clips, "--address", address, "--store", tmp_path / "s")
+        ended = paretoken(*line, HOME=str(tmp_path), RAY_AUTH_MODE="token")
+    assert ended.code == 2, ended.err
+    assert f"--address {address}" in ended.err
+    assert "RAY_AUTH_TOKEN" in ended.err
+    assert "Traceback" not in ended.err
 
 
 @pytest.mark.parametrize("command", ["confirm", "export", "predict", "ingest", "advise"])
