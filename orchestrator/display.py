@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,7 @@ from orchestrator.words import duration, method
 WIDTH = 100
 BAR = 20
 REFRESH_S = 0.5
+PACE = 6  # trials that tell how fast the search is now: the first ones train, later ones need not
 
 Snapshot = Callable[[], dict[str, Any] | None]  # Any: what `Board.snapshot` returns
 
@@ -36,6 +38,7 @@ class Display:
         self.phase: tuple[str, int, int] | None = None
         self.trials = (0, 0, 0)
         self.best = ""
+        self.ends: deque[float] = deque(maxlen=PACE)
         self.snapshot: Snapshot = lambda: None
         self._last: dict[str, Any] | None = None
         self._live: Live | None = None
@@ -58,6 +61,7 @@ class Display:
     def searching(self, record: Record, done: int, total: int, failed: int, best: str) -> None:
         """Count a trial that ended, and say what came of it."""
         self.trials, self.best = (done, total, failed), best
+        self.ends.append(time.monotonic())
         values = "  ".join(f"{name} {value:.4g}" for name, value in record.values.items())
         ended = values or f"failed: {record.reason.splitlines()[0] if record.reason else '?'}"
         what = method(record.params)
@@ -105,9 +109,17 @@ class Display:
             lines.append(self._running(running))
         done, total, failed = self.trials
         if total:
-            lines.append(f"search  {done}/{total} trials   {failed} failed   {self.best}")
+            left = self._left(total - done)
+            lines.append(f"search  {done}/{total} trials   {failed} failed   {self.best}   {left}")
         lines.append(f"time    {duration(time.monotonic() - self.begun)}")
         return Text("\n".join(line[: self.console.width] for line in lines))
+
+    def _left(self, trials: int) -> str:
+        """Say how long some trials will take, at the pace of the last ones; controls come after."""
+        if trials == 0 or len(self.ends) < PACE // 2:
+            return ""
+        pace = (self.ends[-1] - self.ends[0]) / (len(self.ends) - 1)
+        return f"{duration(pace * trials)} left"
 
     def _running(self, running: dict[str, Any]) -> str:
         done, total = running["progress"]
