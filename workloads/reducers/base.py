@@ -206,7 +206,8 @@ class Chain:
             f"reducers=({', '.join(self.names)}): {name} at block {step.layer} needs "
             f"{_NEEDS[step.needs]}, {last} {_LEAVES[layout]}"
         )
-        return what, f"legal here: {' | '.join(self.names)}, each without the other"
+        either = [" + ".join(n for n in self.names if n != out) for out in (name, last)]
+        return what, f"legal here: {' | '.join(either)}"
 
     def actors(self, at: At, layer: int = 0) -> list[tuple[str, Reducer]]:
         """Return the reducers that act at one place, in order, with their names."""

@@ -52,7 +52,15 @@ def test_rlt_before_tome_is_refused_with_place_reason_and_remedy() -> None:
         "reducers=(rlt, tome): tome at block 0 needs the same number of tokens in every clip, "
         "rlt leaves them ragged"
     )
-    assert caught.value.remedy.startswith("legal here: rlt | tome")
+    assert caught.value.remedy == "legal here: rlt | tome"
+
+
+def test_the_remedy_names_chains_that_are_legal() -> None:
+    drop, rlt, tome = (load(name).Config() for name in ("drop", "rlt", "tome"))
+    with pytest.raises(Mistake) as caught:
+        Chain((drop, rlt, tome), HOST.host())
+    assert caught.value.remedy == "legal here: drop + rlt | drop + tome"
+    assert refusal((drop, rlt)) is refusal((drop, tome)) is None
 
 
 @torch.no_grad()
