@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -42,6 +43,11 @@ def command(*args: object) -> list[str]:
 def environment(**changes: str) -> dict[str, str]:
     quiet = {"PYTHONWARNINGS": "ignore", **changes}
     return {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | quiet
+
+
+def hear_interrupts() -> None:
+    """Undo, in a new process, that what a shell starts in the background ignores Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def paretoken(*args: object, timeout: float = 300, **changes: str) -> Ended:

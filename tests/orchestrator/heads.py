@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from conftest import hear_interrupts
+
 TOKEN = "0123456789abcdef" * 4
 BIN = Path(sys.executable).parent
 PROJECT = Path(__file__).resolve().parents[2]
@@ -60,7 +62,9 @@ class Head:
         """Start `paretoken submit` with these words."""
         argv = [sys.executable, "-c", CLI, str(self.root), *words, "--address", self.address]
         pipe, env = subprocess.PIPE, {**self.env, **env}
-        return subprocess.Popen(argv, env=env, stdout=pipe, stderr=pipe, text=True)
+        return subprocess.Popen(
+            argv, env=env, stdout=pipe, stderr=pipe, text=True, preexec_fn=hear_interrupts
+        )
 
     def submit(self, *words: str, **env: str) -> tuple[int, str, str]:
         """Return exit code, stdout and stderr of `paretoken submit` with these words."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TINY, Ended, command, environment, paretoken
+from conftest import ROOT, TINY, Ended, command, environment, hear_interrupts, paretoken
 from test_run import Run, journal_of, ledger_of, mirrored
 
 DEADLINE_S = 120
@@ -57,6 +57,7 @@ def end_when(store: Path, moment: Callable[[Path], bool], number: signal.Signals
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=hear_interrupts,
     )
     end = time.monotonic() + DEADLINE_S
     while not moment(store):
