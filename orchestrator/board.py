@@ -96,7 +96,7 @@ class Board:
 
     async def take(self, group: int) -> Outcome:
         """Hand a group its next job, or the one it was killed with; or `wait`, or `stop`."""
-        self.takes[group] = self.takes.get(group, 0) + 1
+        take = self.takes[group] = self.takes.get(group, 0) + 1
         await self._notify()  # whoever still waits for this group was killed
         job = self.taken.get(group)
         if job is not None and job.attempts >= MAX_ATTEMPTS:
@@ -104,7 +104,7 @@ class Board:
             await self.done(group, self.given_up[job.key])
             job = None
         if job is None:
-            job = await self._next(group, self.takes[group])
+            job = await self._next(group, take)
         if job is None:
             return {"kind": "wait" if self.closed is None else "stop"}
         job.attempts += 1
