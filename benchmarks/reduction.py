@@ -26,7 +26,8 @@ from benchmarks.pairs import Comparison, compare
 from workloads import attention, cost, optim
 from workloads.models import videomae
 from workloads.reducers import base, drop, rlt, tome
-from workloads.vit import Trace, VideoTransformer
+from workloads.trace import Trace
+from workloads.vit import VideoTransformer
 
 NUM_CLASSES = 400
 WANTED, LEAST, MOST = 0.5, 0.4, 0.6  # share of the tokens

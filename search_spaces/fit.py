@@ -88,6 +88,7 @@ def refuse_unfit(config: StageConfig, learner: finetune.Config) -> None:
     chain.select(torch.zeros(1, 3, clip.frames, clip.size, clip.size), (0,))
     draw = torch.Generator()
     learned = {base.name_of(c): c.parameters(model.dim, model.grid, draw) for c in learner.reducers}
+    chain.check(grid)
     for name, reducer in chain.actors(base.At.EMBED):
         reducer.after_embed(_blank(grid, model.dim), learned.get(name))
 

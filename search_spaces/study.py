@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 
@@ -22,6 +22,7 @@ from search_spaces.space import Space
 from workloads import (
     attention,
     augment,
+    blocks,
     clips,
     cost,
     evaluate,
@@ -33,6 +34,7 @@ from workloads import (
     parts,
     readers,
     tokens,
+    trace,
     vit,
 )
 from workloads.datasets import synthetic
@@ -46,7 +48,7 @@ Control = Literal["drop", "frames", "resolution"]
 _CONFIGS = {"finetune": finetune.Config, "evaluate": evaluate.Config}
 
 # What a stage goes through beside the modules that its config names. Each must have a REVISION.
-_ALWAYS = (vit, parts, clips, frames, attention, tokens)
+_ALWAYS = (vit, blocks, trace, parts, clips, frames, attention, tokens)
 _BY_KIND = {
     "finetune": (finetune, augment, optim),
     "evaluate": (evaluate, augment, cost, metrics),  # augment: it normalises pixels
@@ -227,7 +229,7 @@ def _shrink(stage: Stage) -> Stage:
     clip = replace(stage.config.clip, frames=8, stride=1.0, size=32)
     config: StageConfig = replace(stage.config, clip=clip, batch=8)
     if isinstance(config, finetune.Config):
-        model = replace(config.model, dim=16, depth=2, heads=2, patch=8, frames=8, size=32)
+        model = replace(cast(Any, config.model), dim=16, heads=2, patch=8, frames=8, size=32)
         config = replace(config, steps=4, model=model)
     return replace(stage, config=config)
 

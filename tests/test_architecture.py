@@ -16,13 +16,16 @@ PACKAGES = ("workloads", "search_spaces", "orchestrator")
 # for what is not named itself: a new reducer, model, data set or study needs no line here.
 LAYERS = (
     # torch and pixels
-    "workloads workloads.models workloads.reducers workloads.mistakes",
+    "workloads workloads.reducers workloads.mistakes",
     "workloads.knobs",
     "workloads.tokens workloads.frames workloads.readers workloads.metrics workloads.stage "
     "workloads.datasets.manifest workloads.datasets.shapes",
     "workloads.attention workloads.parts workloads.reducers.base "
     "workloads.augment workloads.optim workloads.cache workloads.merging workloads.datasets.splits",
+    "workloads.trace",
+    "workloads.blocks",
     "workloads.reducers.* workloads.vit workloads.clips workloads.datasets.*",
+    "workloads.models",
     "workloads.models.* workloads.cost workloads.datasets",
     "workloads.finetune workloads.evaluate",
     # what may vary

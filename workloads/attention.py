@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from workloads.tokens import Tokens, offsets
 
-REVISION = 1
+REVISION = 2
 
 
 def attend(q_NAE: Tensor, k_NAE: Tensor, v_NAE: Tensor, tokens: Tokens) -> Tensor:
@@ -30,11 +30,23 @@ def attend(q_NAE: Tensor, k_NAE: Tensor, v_NAE: Tensor, tokens: Tokens) -> Tenso
     return _loop(q_NAE, k_NAE, v_NAE, tokens)
 
 
-def attention_map(q_NAE: Tensor, k_NAE: Tensor, tokens: Tokens) -> Tensor:
-    """Return the softmax map of each sequence, (S, A, L, L), without mass; needs equal lengths."""
-    q_SALE, k_SALE = (tokens.per_sequence(x).transpose(1, 2) for x in (q_NAE, k_NAE))
-    logits_SALL = q_SALE @ k_SALE.transpose(-1, -2) * q_NAE.shape[-1] ** -0.5
-    return torch.softmax(logits_SALL, dim=-1)
+def attend_and_show(
+    q_NAE: Tensor, k_NAE: Tensor, v_NAE: Tensor, tokens: Tokens
+) -> tuple[Tensor, Tensor]:
+    """Return what `attend` returns, and the map of each sequence (S, L, L); needs equal lengths.
+
+    The map is that of the same logits without mass, mean over the heads, float32 and detached. The
+    product of queries and keys is taken once for both.
+    """
+    q_SALE, k_SALE, v_SALE = (tokens.per_sequence(x).transpose(1, 2) for x in (q_NAE, k_NAE, v_NAE))
+    logits_SALL = (q_SALE * q_NAE.shape[-1] ** -0.5) @ k_SALE.transpose(-1, -2)
+    map_SALL = torch.softmax(logits_SALL, dim=-1, dtype=torch.float32)
+    shown_SLL = map_SALL.detach().mean(dim=1)
+    if tokens.mass_N is not None:
+        bias = _bias(tokens.per_sequence(tokens.mass_N), torch.float32)[:, None, None, :]
+        map_SALL = torch.softmax(logits_SALL + bias, dim=-1, dtype=torch.float32)
+    o_SALE = map_SALL.to(v_SALE.dtype) @ v_SALE
+    return o_SALE.transpose(1, 2).reshape(q_NAE.shape), shown_SLL
 
 
 def backend(is_equal: bool, device: torch.device, dtype: torch.dtype) -> str:

@@ -25,12 +25,12 @@ from torch.nn import functional as F
 from workloads import augment, clips, cost, metrics
 from workloads.clips import ClipSet, seed_of, view_start
 from workloads.mistakes import Mistake
-from workloads.models import videomae
+from workloads.models import HostConfig
 from workloads.reducers import base
 from workloads.stage import Inputs, Report, Result, rank_and_world
 from workloads.vit import VideoTransformer
 
-REVISION = 2
+REVISION = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ Columns = dict[str, np.ndarray]
 
 def _measure(
     model: VideoTransformer,
-    host: videomae.Config,
+    host: HostConfig,
     config: Config,
     clip_set: ClipSet,
     ids: Sequence[int],
@@ -114,7 +114,7 @@ def _measure(
             logits_BK, trace = model.traced(pixels, config.reducers, seeds=seeds)
         logits_VBK.append(logits_BK.float())
         tokens_VB.append(cost.tokens_by_clip(trace))
-        macs_VB.append(list(cost.macs_by_clip(model, trace).values()))
+        macs_VB.append(list(cost.macs_by_clip(trace).values()))
     macs_PB = np.mean(macs_VB, axis=0)
     return {
         "clip": np.array(ids),

@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
@@ -22,20 +23,20 @@ from torch.nn.parallel import DistributedDataParallel
 from workloads import augment, clips, optim
 from workloads.clips import ClipSet, Order, seed_of
 from workloads.mistakes import Mistake
-from workloads.models import videomae
+from workloads.models import HostConfig
 from workloads.reducers import base
 from workloads.stage import Inputs, Report, Result, State, rank_and_world
-from workloads.vit import VideoTransformer
+from workloads.vit import VideoTransformer, is_added
 
-REVISION = 2
+REVISION = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Everything that decides the trained weights."""
 
-    model: videomae.Config
-    """The host, trained from random weights."""
+    model: HostConfig
+    """The host; its weights are random, or those of the stage that it reads as `weights`."""
     clip: clips.Config
     """What it sees of a video."""
     reducers: tuple[base.Config, ...] = ()
@@ -48,6 +49,8 @@ class Config:
     """Clips of a step, over all ranks."""
     label_smoothing: float = 0.0
     """Share of the target that is spread over all classes."""
+    train: Literal["all", "added"] = "all"
+    """All weights, or only those that come on top of an image backbone (`vit.added`)."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of matrix products; weights stay float32."""
     seed: int = 0
@@ -64,10 +67,14 @@ def run(config: Config, clip_set: ClipSet, inputs: Inputs, report: Report) -> Re
     Args:
         config: what to train.
         clip_set: its `train` split is read.
-        inputs: none.
+        inputs: `weights` to start from, if any.
         report: gets the loss and the state after each step.
     """
     model = config.model.build(len(clip_set.classes), config.reducers, config.seed)
+    if "weights" in inputs:
+        adopt(model, load_file(inputs["weights"].weights))
+    if config.train == "added":
+        freeze(model)
     model.to(clip_set.device).train()
     trainer = _Trainer(config, clip_set, model)
     trainer.restore(report.resume())
@@ -76,6 +83,37 @@ def run(config: Config, clip_set: ClipSet, inputs: Inputs, report: Report) -> Re
         report.step(trainer.done, config.steps, trainer.metrics, trainer.state)
     weights = {name: weight.cpu().contiguous() for name, weight in model.state_dict().items()}
     return Result(weights, {"train/loss": float(trainer.loss), "train/steps": config.steps}, None)
+
+
+def adopt(model: VideoTransformer, weights: dict[str, Tensor]) -> tuple[str, ...]:
+    """Load the weights of another stage and return the parts of the model that it does not have.
+
+    What a pre-training has beside the model (its decoder) is left; heads of another size and what
+    the other model never had keep the weights that they were built with.
+
+    Raises:
+        Mistake: nothing fits: it is another model.
+    """
+    own = model.state_dict()
+    fitting = {
+        name: weight
+        for name, weight in weights.items()
+        if name in own and own[name].shape == weight.shape
+    }
+    missing = tuple(sorted({*own} - {*fitting}))
+    if any(name.startswith("blocks.") and not is_added(name) for name in missing):
+        raise Mistake(
+            f"weights: {len(missing)} of the model's {len(own)} tensors are not among them",
+            "the stages that pass weights on must have the same model",
+        )
+    model.load_state_dict(fitting, strict=False)
+    return missing
+
+
+def freeze(model: VideoTransformer) -> None:
+    """Leave only what comes on top of the backbone to be trained."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(is_added(name))
 
 
 class _Trainer:

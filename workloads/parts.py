@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from workloads.tokens import Grid, Tokens, cells, max_by_clip, sum_by_clip
 
-REVISION = 2
+REVISION = 3
 
 
 def sincos_1d(num: int, dim: int) -> Tensor:
@@ -59,17 +59,23 @@ class Positions(nn.Module):
 class PatchEmbed(nn.Module):
     """A linear map of each tubelet; only the chosen ones are read and embedded."""
 
-    def __init__(self, tubelet: int, patch: int, dim: int, channels: int = 3) -> None:
+    def __init__(
+        self, tubelet: int, patch: int, dim: int, channels: int = 3, bias: bool = True
+    ) -> None:
         super().__init__()
         # A convolution for its weight layout, the one that checkpoints have; applied as a product.
         size = (tubelet, patch, patch)
-        self.proj = nn.Conv3d(channels, dim, kernel_size=size, stride=size)
+        self.proj = nn.Conv3d(channels, dim, kernel_size=size, stride=size, bias=bias)
 
     def forward(self, clip_BCTHW: Tensor, grid: Grid, index_N: Tensor | None) -> Tensor:
         """Return embedded tubelets (N, D): all, or those at flat positions over the batch."""
         pixels_NP = self.tubelets(clip_BCTHW, grid, index_N).flatten(1)
         weight_DP = self.proj.weight.flatten(1)
         return F.linear(pixels_NP.to(weight_DP.dtype), weight_DP, self.proj.bias)
+
+    def macs(self, n: int) -> int:
+        """Return the cost of `n` tokens."""
+        return n * self.proj.weight.numel()
 
     def tubelets(self, clip_BCTHW: Tensor, grid: Grid, index_N: Tensor | None) -> Tensor:
         """Return the pixels of tubelets, (N, C, tubelet, patch, patch)."""
@@ -82,7 +88,27 @@ class PatchEmbed(nn.Module):
         return view[torch.unravel_index(index_N, (batch, t, y, x))]
 
 
-class MeanPool(nn.Module):
+class Head(nn.Linear):
+    """A linear classifier that knows its price."""
+
+    def macs(self, n: int) -> int:
+        """Return the cost of `n` clips."""
+        return n * self.in_features * self.out_features
+
+
+class Pool(nn.Module):
+    """From the tokens of each clip to one vector for a classifier."""
+
+    def macs(self, n: int) -> int:
+        """Return the cost of a sequence of `n` tokens."""
+        raise NotImplementedError
+
+    def forward(self, tokens: Tokens, head: int = 0) -> Tensor:
+        """Return (B, D); `head` is the classifier that will read it."""
+        raise NotImplementedError
+
+
+class MeanPool(Pool):
     """Mean over the tokens of a clip, then a norm; `by_size` counts the cells of a token."""
 
     def __init__(self, dim: int, norm_eps: float, by_size: bool = False) -> None:
@@ -90,14 +116,18 @@ class MeanPool(nn.Module):
         self.norm = nn.LayerNorm(dim, norm_eps)
         self.by_size = by_size
 
-    def forward(self, tokens: Tokens) -> Tensor:
+    def macs(self, n: int) -> int:
+        """Return the cost of `n` tokens."""
+        return n * self.norm.weight.numel()
+
+    def forward(self, tokens: Tokens, head: int = 0) -> Tensor:
         weight_N1 = (tokens.size_N if self.by_size else torch.ones_like(tokens.size_N))[:, None]
         weight_N1 = weight_N1.to(tokens.x_ND.dtype)
         total_BD = sum_by_clip(tokens.x_ND * weight_N1, tokens)
         return self.norm(total_BD / sum_by_clip(weight_N1, tokens))
 
 
-class AttentionPool(nn.Module):
+class AttentionPool(Pool):
     """A norm, one learned score a token, and the softmax-weighted sum over the tokens of a clip."""
 
     SHARPNESS = 3.0  # small models find the few moving tokens sooner with a steeper softmax
@@ -107,7 +137,11 @@ class AttentionPool(nn.Module):
         self.norm = nn.LayerNorm(dim, norm_eps)
         self.score = nn.Linear(dim, 1)
 
-    def forward(self, tokens: Tokens) -> Tensor:
+    def macs(self, n: int) -> int:
+        """Return the cost of `n` tokens: the scores, as everywhere without the weighted sum."""
+        return n * self.norm.weight.numel()
+
+    def forward(self, tokens: Tokens, head: int = 0) -> Tensor:
         x_ND = self.norm(tokens.x_ND)
         score_N1 = self.SHARPNESS * self.score(x_ND).float()
         # A shift a clip: with one for the batch, a clip of low scores could vanish beside another.

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-REVISION = 1
+REVISION = 2
 Grid = tuple[int, int, int]
 
 
@@ -105,6 +105,70 @@ def packed_index(size_BL: Tensor) -> tuple[Tensor, tuple[int, ...]]:
 def offsets(lengths: Sequence[int]) -> list[int]:
     """Return where each sequence starts, and the total last."""
     return list(accumulate(lengths, initial=0))
+
+
+def by_frame(tokens: Tokens) -> Tokens:
+    """Return the same tokens with a sequence for each frame instead of one for each clip.
+
+    Nothing moves, as time is the outermost order; a frame may be left without tokens.
+    """
+    time, rows, columns = tokens.grid
+    clips = tuple(clip for clip in tokens.clips for _ in range(time))
+    if tokens.layout == Layout.GRID:
+        return tokens.replace(lengths=(rows * columns,) * len(clips), clips=clips)
+    frame_N = clip_of_token(tokens) * time + tokens.coord_N3[:, 0]
+    lengths = tuple(torch.bincount(frame_N, minlength=len(clips)).tolist())
+    layout = Layout.EQUAL if len(set(lengths)) == 1 else Layout.RAGGED
+    return tokens.replace(lengths=lengths, clips=clips, layout=layout)
+
+
+def with_prefix(tokens: Tokens, prefix_PD: Tensor) -> Tokens:
+    """Return tokens with the same class tokens at the head of every sequence.
+
+    Their place is outside of the grid (-1, -1, -1), their size and mass are 1.
+    """
+    num, device = len(prefix_PD), tokens.x_ND.device
+    lengths = tuple(length + num for length in tokens.lengths)
+    starts_S = torch.tensor(offsets(lengths)[:-1], device=device)
+    head_N = (starts_S[:, None] + torch.arange(num, device=device)).flatten()
+    old_S = torch.tensor(tokens.lengths, device=device)
+    shift_N = (torch.arange(1, len(lengths) + 1, device=device) * num).repeat_interleave(
+        old_S, output_size=len(tokens.x_ND)
+    )
+    rest_N = torch.arange(len(tokens.x_ND), device=device) + shift_N
+
+    def placed(rest: Tensor, head: Tensor) -> Tensor:
+        out = rest.new_empty(sum(lengths), *rest.shape[1:])
+        head = head.to(rest.dtype).expand(len(lengths), num, *rest.shape[1:]).flatten(0, 1)
+        return out.index_copy(0, rest_N, rest).index_copy(0, head_N, head)
+
+    one = tokens.size_N.new_ones(1, num)
+    return tokens.replace(
+        x_ND=placed(tokens.x_ND, prefix_PD[None]),
+        coord_N3=placed(tokens.coord_N3, -tokens.coord_N3.new_ones(1, num, 3)),
+        size_N=placed(tokens.size_N, one),
+        mass_N=None if tokens.mass_N is None else placed(tokens.mass_N, one),
+        lengths=lengths,
+        num_prefix=num,
+    )
+
+
+def without_prefix(tokens: Tokens) -> Tokens:
+    """Return the tokens of the grid alone, without class tokens."""
+    if not tokens.num_prefix:
+        return tokens
+    is_cell_N = tokens.coord_N3[:, 0] >= 0
+    lengths = tuple(length - tokens.num_prefix for length in tokens.lengths)
+    rest_N = is_cell_N.nonzero().squeeze(1)
+    mass_N = None if tokens.mass_N is None else tokens.mass_N[rest_N]
+    return tokens.replace(
+        x_ND=tokens.x_ND[rest_N],
+        coord_N3=tokens.coord_N3[rest_N],
+        size_N=tokens.size_N[rest_N],
+        mass_N=mass_N,
+        lengths=lengths,
+        num_prefix=0,
+    )
 
 
 def clip_of_token(tokens: Tokens) -> Tensor:

@@ -1,126 +1,39 @@
 """The video transformer: one loop for every host, with a place for each kind of token reducer.
 
     select (pixels) -> embed the kept tubelets -> after_embed -> add positions ->
-    blocks: attention -> in_block -> MLP -> after_block -> pool -> head
+    (a sequence a frame, class tokens) ->
+    blocks: attention -> in_block -> MLP -> after_block -> pool -> norm -> head
 
 Tokens are packed from the first step to the last. The forward also gives its trace, tokens entering
-each part, which is the single source of cost. Hosts differ in embedding, positions, pool and head
-(`models/*.py`); this file knows the base class of reducers, never a concrete one.
+each part, which is the single source of cost. Hosts differ in embedding, positions, blocks, pool
+and head (`models/*.py`); this file knows the base class of reducers, never a concrete one.
 
-Legend: B clips, N packed tokens, L cells of a grid, D width, A heads, E head width, K classes, C T
-H W video.
+Legend: B clips, N packed tokens, L cells of a grid, D width, K classes, C T H W video.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from workloads.attention import attend, attention_map
-from workloads.parts import PatchEmbed, Positions
-from workloads.reducers.base import At, Chain, Config, Host, Reducer, Seen, chain_of
-from workloads.tokens import Layout, Tokens, cells, packed_index
+from workloads.blocks import Block
+from workloads.parts import Head, PatchEmbed, Pool
+from workloads.reducers.base import At, Chain, Config, Host, chain_of
+from workloads.tokens import Layout, Tokens, by_frame, cells, packed_index
+from workloads.trace import Trace
 
-REVISION = 1
-
-
-@dataclass(frozen=True)
-class Visit:
-    """Tokens that entered one part of the model."""
-
-    part: str
-    """`select`, `embed`, `attention`, `match`, `mlp`, `pool` or `head`."""
-    lengths: tuple[int, ...]
-    """Tokens of each sequence."""
-    clips: tuple[int, ...]
-    """Clip of each sequence."""
-    layer: int = 0
-    actor: tuple[At, Reducer] | None = None
-    """Who did it, where a reducer did."""
+REVISION = 2
 
 
-@dataclass
-class Trace:
-    """What a forward did with its tokens, in order."""
-
-    visits: list[Visit] = field(default_factory=list)
-    channels: int = 3
-    num_classes: int = 0
-
-    def add(self, part: str, tokens: Tokens, layer: int = 0) -> None:
-        """Record that tokens entered a part."""
-        self.visits.append(Visit(part, tokens.lengths, tokens.clips, layer))
+ADDED = ("learned", "heads", "head_norm", "pool", "adapter", "time")
+"""Parts that do not belong to a pre-trained backbone, by a component of their parameters' names."""
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention; `bias` is "qv" (VideoMAE: none for the keys), "qkv" or "none"."""
-
-    def __init__(self, dim: int, heads: int, bias: str = "qv") -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=bias == "qkv")
-        if bias == "qv":
-            self.q_bias = nn.Parameter(torch.zeros(dim))
-            self.v_bias = nn.Parameter(torch.zeros(dim))
-        self.bias = bias
-        self.proj = nn.Linear(dim, dim)
-
-    def project(self, x_ND: Tensor) -> tuple[Tensor, ...]:
-        """Return queries, keys and values, each (N, A, E)."""
-        bias: Tensor | None = self.qkv.bias
-        if self.bias == "qv":
-            bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        qkv = F.linear(x_ND, self.qkv.weight, bias)
-        return qkv.view(len(x_ND), 3, self.heads, -1).unbind(dim=1)
-
-    def forward(
-        self, x_ND: Tensor, tokens: Tokens, probe: str | None
-    ) -> tuple[Tensor, Seen | None]:
-        """Return the output (N, D) and what a probe asked to see; `tokens` gives the sequences."""
-        q_NAE, k_NAE, v_NAE = self.project(x_ND)
-        out_ND = self.proj(attend(q_NAE, k_NAE, v_NAE, tokens).flatten(1))
-        if probe is None:
-            return out_ND, None
-        return out_ND, Seen(k_NAE, attention_map(q_NAE, k_NAE, tokens) if probe == "map" else None)
-
-
-class Mlp(nn.Module):
-    """Two layers with an exact GELU between them."""
-
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.fc2 = nn.Linear(hidden, dim)
-
-    def forward(self, x_ND: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x_ND)))
-
-
-class Block(nn.Module):
-    """Pre-norm attention and MLP, with a place for reducers between the two and after both."""
-
-    def __init__(self, dim: int, heads: int, mlp_ratio: float, norm_eps: float, bias: str) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim, norm_eps)
-        self.attn = Attention(dim, heads, bias)
-        self.norm2 = nn.LayerNorm(dim, norm_eps)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio))
-
-    def forward(self, tokens: Tokens, chain: Chain, layer: int, trace: Trace) -> Tokens:
-        trace.add("attention", tokens, layer)
-        out_ND, seen = self.attn(self.norm1(tokens.x_ND), tokens, chain.probe(layer))
-        tokens = tokens.replace(x_ND=tokens.x_ND + out_ND)
-        for _, reducer in chain.actors(At.IN_BLOCK, layer):
-            assert seen is not None, "a reducer that acts in a block probes it"
-            actor = (At.IN_BLOCK, reducer)
-            trace.visits.append(Visit("match", tokens.lengths, tokens.clips, layer, actor))
-            tokens = reducer.in_block(tokens, seen, layer)
-        trace.add("mlp", tokens, layer)
-        return tokens.replace(x_ND=tokens.x_ND + self.mlp(self.norm2(tokens.x_ND)))
+def is_added(name: str) -> bool:
+    """Tell whether a parameter comes on top of the backbone."""
+    return any(part.startswith(ADDED) for part in name.split("."))
 
 
 class VideoTransformer(nn.Module):
@@ -128,10 +41,12 @@ class VideoTransformer(nn.Module):
 
     Args:
         host: what reducers may know of it.
-        blocks, embed, positions, pool: the parts; `pool(tokens) -> (B, D)`.
+        blocks, embed, positions, pool: the parts; `pool(tokens, head) -> (B, D)`.
         heads: classifiers, chosen by `head` in the forward.
         learned: parameters of reducers, by their names.
         default: the chain of a forward that names none.
+        begin: from embedded tokens with positions to what enters the first block (class tokens).
+        head_norm: between pool and classifier.
     """
 
     def __init__(
@@ -139,15 +54,20 @@ class VideoTransformer(nn.Module):
         host: Host,
         blocks: Sequence[Block],
         embed: PatchEmbed,
-        positions: Positions,
-        pool: nn.Module,
-        heads: Sequence[nn.Linear],
+        positions: nn.Module,
+        pool: Pool,
+        heads: Sequence[Head],
         learned: dict[str, nn.Module],
         default: tuple[Config, ...] = (),
+        begin: nn.Module | None = None,
+        head_norm: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.host, self.default = host, default
-        self.patch_embed, self.positions, self.pool = embed, positions, pool
+        self.patch_embed: PatchEmbed = embed
+        self.positions = positions
+        self.pool: Pool = pool
+        self.begin, self.head_norm = begin or nn.Identity(), head_norm or nn.Identity()
         self.blocks, self.heads = nn.ModuleList(blocks), nn.ModuleList(heads)
         self.num_classes = tuple(head.out_features for head in heads)
         self.learned = nn.ModuleDict(learned)
@@ -169,7 +89,7 @@ class VideoTransformer(nn.Module):
 
         Raises:
             Mistake: the clip does not fit the tubelet and patch, or the chain does not fit the
-            host.
+            host or the grid.
         """
         return self.traced(clip_BCTHW, chain, head, seeds)[0]
 
@@ -177,10 +97,12 @@ class VideoTransformer(nn.Module):
         self,
         clip_BCTHW: Tensor,
         chain: Chain | Sequence[Config] | None = None,
+        head: int = 0,
         seeds: Sequence[int] | None = None,
     ) -> Tensor:
         """Return what the classifier reads, (B, D)."""
-        return self.pool(self.encode(clip_BCTHW, self.chain(chain), seeds, Trace()))
+        tokens = self.encode(clip_BCTHW, self.chain(chain), seeds, Trace())
+        return self.head_norm(self.pool(tokens, head))
 
     def traced(
         self,
@@ -190,11 +112,17 @@ class VideoTransformer(nn.Module):
         seeds: Sequence[int] | None = None,
     ) -> tuple[Tensor, Trace]:
         """Return the logits (B, K) and the trace."""
-        trace = Trace(channels=clip_BCTHW.shape[1], num_classes=self.num_classes[head])
+        trace = Trace()
         tokens = self.encode(clip_BCTHW, self.chain(chain), seeds, trace)
-        trace.add("pool", tokens)
-        trace.add("head", tokens)
-        return self.heads[head](self.pool(tokens)), trace
+        return self.classify(tokens, head, trace), trace
+
+    def classify(self, tokens: Tokens, head: int, trace: Trace) -> Tensor:
+        """Return the logits (B, K) of encoded tokens."""
+        classifier = self.heads[head]
+        assert isinstance(classifier, Head)
+        trace.add("pool", tokens, self.pool.macs)
+        trace.add_by_clip("head", tokens, classifier.macs)
+        return classifier(self.head_norm(self.pool(tokens, head)))
 
     def chain(self, chain: Chain | Sequence[Config] | None) -> Chain:
         """Return a chain checked against this host."""
@@ -206,39 +134,54 @@ class VideoTransformer(nn.Module):
         self, clip_BCTHW: Tensor, chain: Chain, seeds: Sequence[int] | None, trace: Trace
     ) -> Tokens:
         """Run the loop up to the last block and record it in `trace`."""
-        tokens = self._embed(clip_BCTHW, chain, seeds or (0,) * len(clip_BCTHW), trace)
+        tokens = self.embed(clip_BCTHW, chain, seeds, trace)
+        return self.run_blocks(self.enter(tokens), chain, trace)
+
+    def embed(
+        self, clip_BCTHW: Tensor, chain: Chain, seeds: Sequence[int] | None, trace: Trace
+    ) -> Tokens:
+        """Return the tokens that survive selection, one sequence a clip, without positions."""
+        chain.check(self.host.grid(clip_BCTHW))
+        tokens = self._selected(clip_BCTHW, chain, seeds or (0,) * len(clip_BCTHW), trace)
         for name, reducer in chain.actors(At.EMBED):
+            trace.add_action("select", tokens, At.EMBED, reducer, 0)
             tokens = reducer.after_embed(tokens, self._learned_by(name))
+        return tokens
+
+    def enter(self, tokens: Tokens) -> Tokens:
+        """Return what enters the first block: positions added, sequences formed."""
         tokens = tokens.replace(x_ND=tokens.x_ND + self.positions(tokens).to(tokens.x_ND.dtype))
+        return self.begin(by_frame(tokens) if self.host.per_frame else tokens)
+
+    def run_blocks(self, tokens: Tokens, chain: Chain, trace: Trace) -> Tokens:
+        """Return the tokens after the last block."""
         for layer, block in enumerate(self.blocks):
             tokens = block(tokens, chain, layer, trace)
             for name, reducer in chain.actors(At.AFTER_BLOCK, layer):
+                trace.add_action("match", tokens, At.AFTER_BLOCK, reducer, layer)
                 tokens = reducer.after_block(tokens, layer, self._learned_by(name))
         return tokens
 
     def _learned_by(self, name: str) -> nn.Module | None:
         return dict(self.learned.items()).get(name)
 
-    def _embed(
+    def _selected(
         self, clip_BCTHW: Tensor, chain: Chain, seeds: Sequence[int], trace: Trace
     ) -> Tokens:
         grid, clips = self.host.grid(clip_BCTHW), tuple(range(len(clip_BCTHW)))
         num_cells = grid[0] * grid[1] * grid[2]
-        full = (num_cells,) * len(clips)
+        lengths, layout, index_N = (num_cells,) * len(clips), Layout.GRID, None
         coord_N3 = cells(grid, len(clips), clip_BCTHW.device)
-        size_BL = chain.select(clip_BCTHW, seeds)
+        size_N = torch.ones(len(coord_N3), device=coord_N3.device)
+        tokens = Tokens(coord_N3, coord_N3, size_N, None, lengths, clips, 0, grid, layout)
         for _, reducer in chain.actors(At.SELECT):
-            trace.visits.append(Visit("select", full, clips, actor=(At.SELECT, reducer)))
-        if size_BL is None:
-            index_N, lengths, layout = None, full, Layout.GRID
-            size_N = torch.ones(len(coord_N3), device=coord_N3.device)
-        else:
+            trace.add_action("select", tokens, At.SELECT, reducer, 0)
+        size_BL = chain.select(clip_BCTHW, seeds)
+        if size_BL is not None:
             index_N, lengths = packed_index(size_BL)
             coord_N3, size_N = coord_N3[index_N], size_BL.flatten()[index_N].float()
             layout = Layout.EQUAL if len(set(lengths)) == 1 else Layout.RAGGED
         x_ND = self.patch_embed(clip_BCTHW, grid, index_N)
-        tokens = Tokens(
-            x_ND, coord_N3, size_N, None, lengths, clips, self.host.num_prefix, grid, layout
-        )
-        trace.add("embed", tokens)
+        tokens = Tokens(x_ND, coord_N3, size_N, None, lengths, clips, 0, grid, layout)
+        trace.add("embed", tokens, self.patch_embed.macs)
         return tokens

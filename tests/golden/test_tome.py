@@ -19,11 +19,13 @@ from torch import Tensor
 
 from workloads import merging
 from workloads.augment import normalise
+from workloads.blocks import Attention
 from workloads.models import videomae
 from workloads.reducers import tome
 from workloads.reducers.base import Seen
 from workloads.tokens import Layout, Tokens
-from workloads.vit import Attention, Trace, VideoTransformer
+from workloads.trace import Trace
+from workloads.vit import VideoTransformer
 
 FOLDER = Path(os.environ.get("PARETOKEN_GOLDEN") or Path(__file__).parent / "vectors")
 FILE = FOLDER / "tome.npz"

@@ -208,7 +208,11 @@ def test_a_smoke_study_asks_the_same_of_less() -> None:
     assert small.data == synthetic.Config(train=32, val=16, test=8, side=32, frames=8)
     train, measure = small.stages
     assert isinstance(train.config, finetune.Config)
-    assert (train.config.steps, train.config.model.dim, train.config.model.depth) == (4, 16, 2)
+    assert (train.config.steps, train.config.model.dim, train.config.model.depth) == (
+        4,
+        16,
+        demo.MODEL.depth,
+    )
     assert train.config.clip == measure.config.clip
     assert measure.inputs == (("weights", train),)
     assert small.smoke() == small
@@ -218,5 +222,5 @@ def test_a_smoke_study_asks_the_same_of_less() -> None:
 def test_a_smoke_study_keeps_how_its_model_and_training_are_made() -> None:
     small = STUDY.smoke().stages[0].config
     assert isinstance(small, finetune.Config)
-    assert small.model == replace(demo.MODEL, dim=16, depth=2, heads=2, patch=8, frames=8, size=32)
+    assert small.model == replace(demo.MODEL, dim=16, heads=2, patch=8, frames=8, size=32)
     assert (small.optim, small.augment) == (demo.TRAIN.optim, demo.TRAIN.augment)

@@ -8,7 +8,7 @@ from packing import draw, packed
 from torch import Tensor
 from torch.nn import functional as F
 
-from workloads.attention import attend, attention_map, backend, with_mass_channel
+from workloads.attention import attend, attend_and_show, backend, with_mass_channel
 from workloads.tokens import Layout, Tokens
 
 HEADS, WIDTH = 3, 8
@@ -90,14 +90,15 @@ def test_one_more_channel_weighs_keys_like_a_bias_does() -> None:
     )
 
 
-def test_the_map_leads_to_the_output_and_knows_no_mass() -> None:
-    tokens = packed(EQUAL, masses=True)
+@pytest.mark.parametrize("masses", [False, True])
+def test_the_map_knows_no_mass_and_the_output_beside_it_does(masses: bool) -> None:
+    tokens = packed(EQUAL, masses=masses)
     q, k, v = queries_keys_values(sum(EQUAL))
-    map_SALL = attention_map(q, k, tokens)
-    assert map_SALL.shape == (3, HEADS, 6, 6)
-    by_map = (map_SALL @ tokens.per_sequence(v).transpose(1, 2)).transpose(1, 2).flatten(0, 1)
-    plain = attend(q, k, v, tokens.replace(mass_N=None))
-    torch.testing.assert_close(by_map, plain, rtol=1e-5, atol=2e-6)
+    out_NAE, map_SLL = attend_and_show(q, k, v, tokens)
+    torch.testing.assert_close(out_NAE, attend(q, k, v, tokens), rtol=1e-5, atol=2e-6)
+    q_SALE, k_SALE = (tokens.per_sequence(x).transpose(1, 2) for x in (q, k))
+    by_head_SALL = (q_SALE @ k_SALE.transpose(2, 3) * WIDTH**-0.5).softmax(dim=-1)
+    torch.testing.assert_close(map_SLL, by_head_SALL.mean(dim=1), rtol=1e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_tome_at_r_65_costs_what_the_method_card_says(size: str, gmacs: float, l
         macs = cost.macs(model, clip_BCTHW, (tome.Config(r=65),))
         _, trace = model.traced(clip_BCTHW, (tome.Config(r=65),))
     assert (macs["total"] - macs["match"]) / 1e9 == pytest.approx(gmacs, abs=0.06)
-    assert trace.visits[-1].lengths == (left,)
+    assert trace.left == (left,)
     assert 0 < macs["match"] < 0.01 * macs["total"]
 
 
@@ -89,7 +89,7 @@ def test_cost_is_taken_by_clip_and_then_averaged(clip_BCTHW: Tensor) -> None:
     """Attention is quadratic: the cost of the mean number of tokens would be less."""
     model, chain = model_of(), CHAINS["rlt"]
     _, trace = model.traced(clip_BCTHW, chain)
-    lengths = trace.visits[-1].lengths
+    lengths = trace.left
     assert lengths[0] == 16 < lengths[1] < lengths[2] == 64
     alone = [by_hand([n] * DEPTH, n) for n in lengths]
     macs = cost.macs(model, clip_BCTHW, chain)
@@ -105,7 +105,7 @@ def test_parts_add_up_to_the_total_and_clips_to_the_mean(name: str, clip_BCTHW: 
     assert macs.keys() == {"total", *cost.PARTS}
     assert macs["total"] == pytest.approx(sum(macs[part] for part in cost.PARTS), rel=1e-12)
     _, trace = model.traced(clip_BCTHW, chain)
-    by_clip = cost.macs_by_clip(model, trace)
+    by_clip = cost.macs_by_clip(trace)
     for part in cost.PARTS:
         assert by_clip[part].shape == (3,)
         assert by_clip[part].mean() == pytest.approx(macs[part], rel=1e-12)
@@ -129,4 +129,4 @@ def test_tokens_are_a_mean_over_blocks_and_stay_apart_by_clip(clip_BCTHW: Tensor
     _, trace = model.traced(clip_BCTHW, CHAINS["tome"])
     assert cost.tokens_by_clip(trace).tolist() == [(64 + 57 + 50) / 3] * 3
     _, trace = model.traced(clip_BCTHW, CHAINS["rlt"])
-    assert cost.tokens_by_clip(trace).tolist() == [float(n) for n in trace.visits[-1].lengths]
+    assert cost.tokens_by_clip(trace).tolist() == [float(n) for n in trace.left]

@@ -12,13 +12,14 @@ import torch
 from packing import draw, packed
 from torch import Tensor, nn
 
+from workloads.blocks import Attention
 from workloads.mistakes import Mistake
 from workloads.models import videomae
-from workloads.parts import MeanPool
+from workloads.parts import Head, MeanPool
 from workloads.reducers import drop, rlt, tome
 from workloads.reducers.base import At, Host, Reducer, Seen, Step
 from workloads.tokens import Layout, Tokens
-from workloads.vit import Attention, VideoTransformer
+from workloads.vit import VideoTransformer
 
 HOST = videomae.Config(dim=16, depth=2, heads=2, patch=4, frames=4, size=8)  # 2 x 2 x 2 tokens
 
@@ -59,7 +60,7 @@ class Diary(Reducer):
         return self.asks
 
     def in_block(self, tokens: Tokens, seen: Seen, layer: int) -> Tokens:
-        shape = None if seen.map_SALL is None else tuple(seen.map_SALL.shape)
+        shape = None if seen.map_SLL is None else tuple(seen.map_SLL.shape)
         self.log.append(f"in_block {layer} {tuple(seen.keys_NAE.shape)} {shape}")
         return tokens
 
@@ -96,7 +97,7 @@ class LateConfig(DiaryConfig):
         return Late(self.log, self.asks)
 
 
-@pytest.mark.parametrize(("asks", "shape"), [("keys", None), ("map", (2, 2, 8, 8))])
+@pytest.mark.parametrize(("asks", "shape"), [("keys", None), ("map", (2, 8, 8))])
 def test_hooks_are_called_in_the_order_of_the_loop(
     clip_BCTHW: Tensor, asks: str, shape: tuple[int, ...] | None
 ) -> None:
@@ -110,7 +111,8 @@ def test_hooks_are_called_in_the_order_of_the_loop(
         f"in_block 1 (16, 2, 8) {shape}",
         "after_block 1",
     ]
-    assert torch.equal(logits_BK, model_of()(clip_BCTHW))
+    # A map is an explicit product; without one the fused kernel rounds otherwise.
+    torch.testing.assert_close(logits_BK, model_of()(clip_BCTHW), rtol=0, atol=1e-5)
 
 
 def test_a_second_reducer_inside_a_block_sees_its_own_tokens_or_is_refused(
@@ -133,9 +135,9 @@ def test_the_trace_tells_who_saw_how_many_tokens(clip_BCTHW: Tensor) -> None:
         ("match", 1, (3, 3)),
         ("mlp", 1, (2, 2)),
         ("pool", 0, (2, 2)),
-        ("head", 0, (2, 2)),
+        ("head", 0, (1, 1)),
     ]
-    assert (trace.channels, trace.num_classes) == (3, 5)
+    assert trace.left == (2, 2)
 
 
 def test_no_chain_is_the_models_own_and_an_empty_one_is_dense(clip_BCTHW: Tensor) -> None:
@@ -164,7 +166,7 @@ def test_logits_are_the_head_of_the_features(clip_BCTHW: Tensor) -> None:
 
 def test_a_head_is_chosen_by_its_number(clip_BCTHW: Tensor) -> None:
     one = model_of()
-    heads = [nn.Linear(16, 5), nn.Linear(16, 3)]
+    heads = [Head(16, 5), Head(16, 3)]
     parts = (one.blocks, one.patch_embed, one.positions, one.pool)
     model = VideoTransformer(one.host, *parts, heads, learned={})
     for number, head in enumerate(heads):

@@ -1,1 +1,51 @@
-"""Host models: what differs between one video transformer and the next."""
+"""Hosts: what differs between video transformers (embedding, positions, blocks, pools, heads)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from workloads.reducers import base
+from workloads.tokens import Grid
+from workloads.vit import VideoTransformer
+
+
+@runtime_checkable
+class HostConfig(Protocol):
+    """What the Config of every host offers beside its own fields."""
+
+    @property
+    def dim(self) -> int:
+        """Width of a token."""
+
+    @property
+    def depth(self) -> int:
+        """Blocks."""
+
+    @property
+    def tubelet(self) -> int:
+        """Frames of a token."""
+
+    @property
+    def patch(self) -> int:
+        """Spatial side of a token, pixels."""
+
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        """Pixel mean in 0..1 units."""
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        """Pixel standard deviation in 0..1 units."""
+
+    @property
+    def grid(self) -> Grid:
+        """Token grid of a training clip."""
+
+    def build(
+        self, num_classes: int, reducers: Sequence[base.Config] = (), seed: int = 0
+    ) -> VideoTransformer:
+        """Return a model with random weights."""
+
+    def host(self, reducers: Sequence[base.Config] = ()) -> base.Host:
+        """Return what reducers may know of a model that was built with some of them."""

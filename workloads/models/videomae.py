@@ -17,11 +17,14 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from workloads.blocks import Attention, Block, Mlp
 from workloads.mistakes import Mistake
 from workloads.parts import (
     AttentionPool,
+    Head,
     MeanPool,
     PatchEmbed,
+    Pool,
     Positions,
     sincos_1d,
     sincos_3d,
@@ -29,9 +32,9 @@ from workloads.parts import (
 from workloads.reducers import base
 from workloads.reducers.base import Host
 from workloads.tokens import Grid
-from workloads.vit import Block, VideoTransformer
+from workloads.vit import VideoTransformer
 
-REVISION = 1
+REVISION = 2
 SIZES: dict[str, dict[str, Any]] = {  # Any: fields of a Config
     "small": {"dim": 384, "depth": 12, "heads": 6},
     "base": {"dim": 768, "depth": 12, "heads": 12},
@@ -101,14 +104,13 @@ class Config:
         generator = torch.Generator().manual_seed(seed)
         # Drawn apart, so that a host's weights do not depend on what reducers learn beside them.
         learned = self._learned(reducers, torch.Generator().manual_seed(seed))
-        shape = (self.dim, self.heads, self.mlp_ratio, self.norm_eps, "qv")
         model = VideoTransformer(
             self.host(reducers),
-            blocks=[Block(*shape) for _ in range(self.depth)],
+            blocks=[self._block() for _ in range(self.depth)],
             embed=PatchEmbed(self.tubelet, self.patch, self.dim),
             positions=Positions(self._table(), self.grid),
             pool=self._pool(),
-            heads=[nn.Linear(self.dim, num_classes)],
+            heads=[Head(self.dim, num_classes)],
             learned=learned,
             default=tuple(reducers),
         )
@@ -138,12 +140,21 @@ class Config:
         }
         return {name: part for name, part in parts.items() if part is not None}
 
+    def _block(self) -> Block:
+        dim = self.dim
+        return Block(
+            nn.LayerNorm(dim, self.norm_eps),
+            Attention(dim, self.heads),
+            nn.LayerNorm(dim, self.norm_eps),
+            Mlp(dim, int(dim * self.mlp_ratio)),
+        )
+
     def _table(self) -> torch.Tensor:
         if self.positions == "separable":
             return sincos_3d(self.grid, self.dim)
         return sincos_1d(self.grid[0] * self.grid[1] * self.grid[2], self.dim)
 
-    def _pool(self) -> nn.Module:
+    def _pool(self) -> Pool:
         if self.pool == "attention":
             return AttentionPool(self.dim, self.norm_eps)
         return MeanPool(self.dim, self.norm_eps, by_size=self.pool == "size_mean")

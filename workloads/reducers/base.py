@@ -21,7 +21,7 @@ from torch import Generator, Tensor, nn
 from workloads.mistakes import Mistake
 from workloads.tokens import Grid, Layout, Tokens
 
-REVISION = 1
+REVISION = 2
 
 Probe = Literal["keys", "map"]
 
@@ -40,8 +40,11 @@ class Host:
     std: tuple[float, ...]
     """Standard deviation that the host's pixels were divided by, per channel, in 0..1 units."""
     num_prefix: int = 0
+    """Class tokens at the head of each sequence."""
     per_frame: bool = False
     """Attention within each frame instead of over the whole clip."""
+    channels: int = 3
+    """Colours of a clip."""
     learned: frozenset[str] = frozenset()
     """Reducers whose parameters live in this model."""
 
@@ -74,8 +77,8 @@ class Seen(NamedTuple):
 
     keys_NAE: Tensor
     """Keys after their projection, bias included."""
-    map_SALL: Tensor | None
-    """Softmax map without mass; only for the probe "map"."""
+    map_SLL: Tensor | None
+    """Softmax map without mass, mean over the heads, float32, detached; for the probe "map"."""
 
 
 class At(IntEnum):
@@ -107,6 +110,13 @@ class Reducer:
         """Return where it acts; () when it is switched off."""
         return ()
 
+    def check(self, grid: Grid) -> None:
+        """Refuse a grid that it cannot work on, before any work.
+
+        Raises:
+            Mistake: too few frames, an odd number of them, and the like.
+        """
+
     def select(self, clip_BCTHW: Tensor, seeds: Sequence[int]) -> Tensor | None:
         """Choose cells by their pixels, before embedding.
 
@@ -120,7 +130,7 @@ class Reducer:
         return None
 
     def after_embed(self, tokens: Tokens, learned: nn.Module | None) -> Tokens:
-        """Act on embedded tokens, before positions are added."""
+        """Act on embedded tokens (a sequence a clip), before positions and class tokens."""
         return tokens
 
     def probe(self, layer: int) -> Probe | None:
@@ -135,13 +145,12 @@ class Reducer:
         """Act after the MLP."""
         return tokens
 
-    def macs(self, at: At, num_tokens: int, channels: int) -> int:
+    def macs(self, at: At, num_tokens: int) -> int:
         """Return what one action costs on a sequence, multiply-accumulates.
 
         Args:
             at: which action.
             num_tokens: tokens that it looks at (cells of the grid for `select`).
-            channels: colour channels of the clip.
         """
         return 0
 
@@ -217,6 +226,11 @@ class Chain:
         """Return the most that any reducer wants to see in a layer; "map" includes "keys"."""
         asked = {reducer.probe(layer) for _, reducer in self.actors(At.IN_BLOCK, layer)}
         return "map" if "map" in asked else "keys" if "keys" in asked else None
+
+    def check(self, grid: Grid) -> None:
+        """Refuse a grid that one of the reducers cannot work on; see `Reducer.check`."""
+        for reducer in self._reducers:
+            reducer.check(grid)
 
     def select(self, clip_BCTHW: Tensor, seeds: Sequence[int]) -> Tensor | None:
         """Return size_BL of all selecting reducers together, None if none selects.

@@ -177,6 +177,6 @@ class RunLength(Reducer):
             )
         return tokens.replace(x_ND=tokens.x_ND + learned(tokens.size_N))
 
-    def macs(self, at: At, num_tokens: int, channels: int) -> int:
+    def macs(self, at: At, num_tokens: int) -> int:
         """One subtraction a pixel and channel of the one frame of each tubelet that is compared."""
-        return num_tokens * channels * self.host.patch**2 if at == At.SELECT else 0
+        return num_tokens * self.host.channels * self.host.patch**2 if at == At.SELECT else 0

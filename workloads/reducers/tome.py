@@ -163,6 +163,6 @@ class TokenMerging(Reducer):
         """Match the tokens of a block."""
         return match(metric(tokens, seen), self.r[layer], class_token=tokens.num_prefix > 0)
 
-    def macs(self, at: At, num_tokens: int, channels: int) -> int:
+    def macs(self, at: At, num_tokens: int) -> int:
         """The product of the even with the odd tokens, over the width of a head."""
         return (num_tokens + 1) // 2 * (num_tokens // 2) * (self.host.dim // self.host.heads)

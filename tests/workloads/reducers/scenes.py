@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from workloads.tokens import Tokens
-from workloads.vit import Trace, VideoTransformer
+from workloads.trace import Trace
+from workloads.vit import VideoTransformer
 
 SEEDS = (11, 12, 13)  # of the clips of a scene
 

@@ -14,7 +14,7 @@ from workloads.models import videomae
 from workloads.reducers import available, load
 from workloads.reducers.base import Chain, name_of
 from workloads.tokens import Layout, sum_by_clip
-from workloads.vit import Trace
+from workloads.trace import Trace
 
 HOST = videomae.Config(dim=24, depth=3, heads=2, patch=4, frames=8, size=16)
 PAIRS = list(itertools.permutations([load(name).Config() for name in available()], 2))

@@ -17,7 +17,8 @@ from workloads.mistakes import Mistake
 from workloads.models import videomae
 from workloads.reducers import rlt
 from workloads.tokens import Tokens
-from workloads.vit import Trace, VideoTransformer
+from workloads.trace import Trace
+from workloads.vit import VideoTransformer
 
 TUBELET, PATCH = 2, 4
 CHAIN = (rlt.Config(tau=0.1),)
