@@ -13,6 +13,7 @@ Legend: B clips, N packed tokens, L cells of a grid, D width, K classes, C T H W
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -168,20 +169,23 @@ class VideoTransformer(nn.Module):
     def _selected(
         self, clip_BCTHW: Tensor, chain: Chain, seeds: Sequence[int], trace: Trace
     ) -> Tokens:
+        # A model may lie elsewhere than its clips: `cost.foresee` runs one without numbers.
+        device = self.patch_embed.proj.weight.device
         grid, clips = self.host.grid(clip_BCTHW), tuple(range(len(clip_BCTHW)))
-        num_cells = grid[0] * grid[1] * grid[2]
-        lengths, layout, index_N = (num_cells,) * len(clips), Layout.GRID, None
-        coord_N3 = cells(grid, len(clips), clip_BCTHW.device)
-        size_N = torch.ones(len(coord_N3), device=coord_N3.device)
+        lengths, layout, index_N = (math.prod(grid),) * len(clips), Layout.GRID, None
+        coord_N3 = cells(grid, len(clips), device)
+        size_N = torch.ones(len(coord_N3), device=device)
         tokens = Tokens(coord_N3, coord_N3, size_N, None, lengths, clips, 0, grid, layout)
         for _, reducer in chain.actors(At.SELECT):
             trace.add_action("select", tokens, At.SELECT, reducer, 0)
         size_BL = chain.select(clip_BCTHW, seeds)
         if size_BL is not None:
             index_N, lengths = packed_index(size_BL)
-            coord_N3, size_N = coord_N3[index_N], size_BL.flatten()[index_N].float()
+            size_N = size_BL.flatten()[index_N].float().to(device)
+            index_N = index_N.to(device)
+            coord_N3 = coord_N3[index_N]
             layout = Layout.EQUAL if len(set(lengths)) == 1 else Layout.RAGGED
-        x_ND = self.patch_embed(clip_BCTHW, grid, index_N)
+        x_ND = self.patch_embed(clip_BCTHW.to(device), grid, index_N)
         tokens = Tokens(x_ND, coord_N3, size_N, None, lengths, clips, 0, grid, layout)
         trace.add("embed", tokens, self.patch_embed.macs)
         return tokens
