@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from workloads.blocks import Block
+from workloads.mistakes import Mistake
 from workloads.parts import Head, PatchEmbed, Pool
 from workloads.reducers.base import At, Chain, Config, Host, chain_of
 from workloads.tokens import Layout, Tokens, by_frame, cells, packed_index
@@ -89,8 +90,8 @@ class VideoTransformer(nn.Module):
             seeds: one integer a clip for reducers that draw; 0 for each if none are given.
 
         Raises:
-            Mistake: the clip does not fit the tubelet and patch, or the chain does not fit the
-            host or the grid.
+            Mistake: the clip does not fit the tubelet and patch or holds pixels that are no
+            numbers, or the chain does not fit the host or the grid.
         """
         return self.traced(clip_BCTHW, chain, head, seeds)[0]
 
@@ -143,6 +144,8 @@ class VideoTransformer(nn.Module):
     ) -> Tokens:
         """Return the tokens that survive selection, one sequence a clip, without positions."""
         chain.check(self.host.grid(clip_BCTHW))
+        if not (self.training and clip_BCTHW.is_cuda):  # no host sync in each step of a training
+            _refuse_pixels(clip_BCTHW)
         tokens = self._selected(clip_BCTHW, chain, seeds or (0,) * len(clip_BCTHW), trace)
         for name, reducer in chain.actors(At.EMBED):
             trace.add_action("select", tokens, At.EMBED, reducer, 0)
@@ -175,9 +178,9 @@ class VideoTransformer(nn.Module):
         lengths, layout, index_N = (math.prod(grid),) * len(clips), Layout.GRID, None
         coord_N3 = cells(grid, len(clips), device)
         size_N = torch.ones(len(coord_N3), device=device)
-        tokens = Tokens(coord_N3, coord_N3, size_N, None, lengths, clips, 0, grid, layout)
+        whole = Tokens(coord_N3, coord_N3, size_N, None, lengths, clips, 0, grid, layout)
         for _, reducer in chain.actors(At.SELECT):
-            trace.add_action("select", tokens, At.SELECT, reducer, 0)
+            trace.add_action("select", whole, At.SELECT, reducer, 0)
         size_BL = chain.select(clip_BCTHW, seeds)
         if size_BL is not None:
             index_N, lengths = packed_index(size_BL)
@@ -185,7 +188,17 @@ class VideoTransformer(nn.Module):
             index_N = index_N.to(device)
             coord_N3 = coord_N3[index_N]
             layout = Layout.EQUAL if len(set(lengths)) == 1 else Layout.RAGGED
-        x_ND = self.patch_embed(clip_BCTHW.to(device), grid, index_N)
-        tokens = Tokens(x_ND, coord_N3, size_N, None, lengths, clips, 0, grid, layout)
+        tokens = Tokens(coord_N3, coord_N3, size_N, None, lengths, clips, 0, grid, layout)
         trace.add("embed", tokens, self.patch_embed.macs)
-        return tokens
+        return tokens.replace(x_ND=self.patch_embed(clip_BCTHW.to(device), grid, index_N))
+
+
+def _refuse_pixels(clip_BCTHW: Tensor) -> None:
+    """Refuse pixels that are no numbers: thresholds would drop them without a word."""
+    # One sum instead of a look at each: NaN and infinity both survive it.
+    if not clip_BCTHW.is_meta and not clip_BCTHW.sum(dtype=torch.float32).isfinite():
+        bad = int((~clip_BCTHW.isfinite()).sum())
+        raise Mistake(
+            f"clip: {bad} of {clip_BCTHW.numel()} pixels are NaN or infinite",
+            "give pixels in 0..1, normalised with the model's mean and std",
+        )

@@ -259,3 +259,10 @@ def test_a_chain_that_is_not_legal_is_refused_before_any_work(clip_BCTHW: Tensor
 def test_pool_is_chosen_by_the_host() -> None:
     assert isinstance(model_of().pool, MeanPool)
     assert [model_of(pool=p).pool.by_size for p in ("mean", "size_mean")] == [False, True]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_pixels_that_are_no_numbers_are_refused(clip_BCTHW: Tensor, bad: float) -> None:
+    clip_BCTHW[1, 0, 0, 3, 3] = bad
+    with pytest.raises(Mistake, match=r"1 of \d+ pixels are NaN or infinite"):
+        model_of()(clip_BCTHW)
