@@ -1,8 +1,15 @@
 """From stored frames to the clips of a batch: which frames, at which size, with whose seed.
 
-A clip of `frames` frames spans `frames * stride` frames of its video. Training starts it at random,
-evaluation at the middle (or at the middle of each of `views` equal parts). Videos that are too
-short repeat their last frame.
+Two ways to sample. `dense`: a clip of `frames` frames spans `frames * stride` frames of its video;
+training starts it at random, evaluation at the middle of each of `views` equal parts; videos that
+are too short repeat their last frame. `segments`: a clip spans its whole video, a frame from each
+of `frames` equal parts, at random in training and at the same place of all parts in evaluation.
+
+The flexible grid (Flux, arXiv 2503.14237): each batch of a training has a number of frames and a
+side of its own, drawn among those whose tokens lie between two limits. More frames are denser,
+never longer. Deviation from the official code: a step's pair depends on the seed and the step
+alone, one for all ranks, so that resume is exact and no rank waits for one with larger clips; and
+a size that is no whole number of patches is refused, not cut.
 
 Legend: B clips, C T H W video on the device, T H W C uint8 from the decoder.
 """
@@ -10,9 +17,9 @@ Legend: B clips, C T H W video on the device, T H W C uint8 from the decoder.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +28,7 @@ from torch import Tensor
 from workloads import cache, frames
 from workloads.mistakes import Mistake
 
-REVISION = 2
+REVISION = 3
 CPU = torch.device("cpu")
 
 
@@ -32,7 +39,10 @@ class Config:
     frames: int = 16
     """Frames of a clip."""
     stride: float = 4.0
-    """Frames of the video from one frame of the clip to the next; need not be whole."""
+    """Frames of the video from one frame of the clip to the next; need not be whole. Not read where
+    clips are sampled by segments."""
+    sampling: Literal["dense", "segments"] = "dense"
+    """A stretch of the video at one stride, or a frame from each of equal parts of all of it."""
     size: int = 224
     """Side of the square clip, pixels."""
     fit: Literal["squash", "crop"] = "squash"
@@ -49,17 +59,34 @@ def seed_of(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def frame_indices(num_frames: int, config: Config, start: float) -> list[int]:
+class View(NamedTuple):
+    """One of the clips of a video whose predictions are averaged."""
+
+    place: int
+    num: int
+
+
+Start = float | View
+"""Where in its video a clip lies: a draw from [0, 1) in training, a view in evaluation."""
+
+
+def frame_indices(num_frames: int, config: Config, start: Start) -> list[int]:
     """Return which frames of a video a clip shows.
 
     Args:
         num_frames: frames of the video.
         config: length and stride of the clip.
-        start: 0 = as early as possible, 1 = as late as possible.
+        start: a view, or a draw: dense, 0 is as early and 1 as late as possible; for segments, it
+            stands for a draw in each of them.
     """
+    if config.sampling == "segments":
+        if isinstance(start, View):
+            return segment_middles(num_frames, config.frames, start)
+        return segment_draws(num_frames, config.frames, start)
+    place = view_start(*start) if isinstance(start, View) else start
     span = int((config.frames - 1) * config.stride) + 1
     spare = max(num_frames - span, 0)
-    first = min(int(start * (spare + 1)), spare)  # each place has an equal share of [0, 1)
+    first = min(int(place * (spare + 1)), spare)  # each place has an equal share of [0, 1)
     last = num_frames - 1
     return [min(first + int(i * config.stride), last) for i in range(config.frames)]
 
@@ -67,6 +94,96 @@ def frame_indices(num_frames: int, config: Config, start: float) -> list[int]:
 def view_start(view: int, num_views: int) -> float:
     """Return where a view starts: the middle of its share of the video."""
     return (view + 0.5) / num_views
+
+
+def segment_middles(num_frames: int, length: int, view: View) -> list[int]:
+    """Return a frame from each of `length` equal parts, at the same place in all of them.
+
+    With one view that is their middle; several divide the part. Halves round to even, as in the
+    official code.
+    """
+    part, last = (num_frames - 1) / length, num_frames - 1
+    offset = int(part / (view.num + 1) * (view.place + 1))
+    return [min(round(part * i) + offset, last) for i in range(length)]
+
+
+def segment_draws(num_frames: int, length: int, draw: float) -> list[int]:
+    """Return a random frame from each of `length` equal parts, whose ends belong to both sides."""
+    part, last = (num_frames - 1) / length, num_frames - 1
+    rng = np.random.default_rng(int(draw * 2**53))  # all the bits of a draw
+    ends = [round(part * i) for i in range(length + 1)]
+    drawn = rng.integers(ends[:-1], ends[1:], endpoint=True)
+    return [min(int(frame), last) for frame in drawn]
+
+
+def dense_indices(num_frames: int, length: int, step: int, start: int) -> list[int]:
+    """Return the frames of a clip as the loaders of VideoMAE and its kin read them, from 0.
+
+    Every `step`-th frame from `start` on. Where the video ends, the last frame reached repeats; a
+    step that would land on the video's very last frame is not taken.
+
+    Args:
+        num_frames: frames of the video.
+        length: frames of the clip.
+        step: frames of the video from one to the next.
+        start: the first frame, counted from 1 as those loaders draw it.
+    """
+    taken = max((num_frames - 1 - start) // step, 0)  # steps that end before the last frame
+    return [start - 1 + min(i, taken) * step for i in range(length)]
+
+
+class Shape(NamedTuple):
+    """Length and side of a clip, and the tokens that it has."""
+
+    frames: int
+    size: int
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grids:
+    """The flexible grid of a training: shapes of which each batch draws one; () is off."""
+
+    frames: tuple[int, ...] = ()
+    """Frames of a clip that may be drawn."""
+    sizes: tuple[int, ...] = ()
+    """Sides of a clip that may be drawn, pixels."""
+    least: int = 1
+    """Fewest tokens of a clip."""
+    most: int = 6144
+    """Most tokens of a clip; the released scripts of Flux draw from 2 048 to 6 144."""
+
+    def legal(self, patch: int, tubelet: int = 1) -> tuple[Shape, ...]:
+        """Return the shapes inside the limits, shortest and smallest first; () where it is off.
+
+        Whole patches are counted; whether they fill the clip is for the host to say.
+
+        Raises:
+            Mistake: there are none.
+        """
+        shapes = [
+            Shape(frames, size, frames // tubelet * (size // patch) ** 2)
+            for frames in sorted({*self.frames})
+            for size in sorted({*self.sizes})
+        ]
+        fitting = tuple(shape for shape in shapes if self.least <= shape.tokens <= self.most)
+        if not fitting and (self.frames or self.sizes):
+            counts = [shape.tokens for shape in shapes] or [0]
+            what = f"grids: no shape has {self.least} to {self.most} tokens"
+            raise Mistake(what, f"these have {min(counts)} to {max(counts)}: widen least and most")
+        return fitting
+
+
+def draw_shape(shapes: Sequence[Shape], seed: int, step: int) -> Shape:
+    """Return the shape of all clips of a step, on all ranks: a uniform draw."""
+    drawn = np.random.default_rng([seed, step, len(shapes)]).integers(len(shapes))
+    return shapes[int(drawn)]
+
+
+def shaped(config: Config, shape: Shape) -> Config:
+    """Return a clip of another length and side that spans the same time of its video."""
+    stride = config.stride * config.frames / shape.frames
+    return replace(config, frames=shape.frames, size=shape.size, stride=stride)
 
 
 def fit(frames_THWC: np.ndarray, config: Config) -> np.ndarray:
@@ -101,7 +218,7 @@ class ClipSet:
             raise Mistake(f"no clips to read in the split {split!r}", "see the list of bad videos")
         return self.splits[split]
 
-    def load(self, ids: Sequence[int], config: Config, starts: Sequence[float]) -> Tensor:
+    def load(self, ids: Sequence[int], config: Config, starts: Sequence[Start]) -> Tensor:
         """Return clips as uint8 (B, C, T, H, W) on the device; `starts` as in `frame_indices`."""
         clips = []
         for clip_id, start in zip(ids, starts, strict=True):

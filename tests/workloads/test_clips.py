@@ -14,7 +14,7 @@ from barcodes import barcode, numbers_of, write
 from movies import movie, movies
 
 from workloads import cache, clips, frames
-from workloads.clips import Order, frame_indices, seed_of, view_start
+from workloads.clips import Order, View, frame_indices, seed_of, view_start
 from workloads.mistakes import Mistake
 
 
@@ -150,3 +150,114 @@ def test_a_step_can_be_asked_for_without_those_before() -> None:
 def test_batches_may_be_larger_than_the_set() -> None:
     places = replace(ORDER, batch=25).at(0)
     assert Counter(epoch for epoch, _ in places) == {0: 10, 1: 10, 2: 5}
+
+
+# Segments: a frame from each of equal parts of the whole video.
+
+
+SEGMENTS = clips.Config(frames=4, sampling="segments")
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "view", "expected"),
+    [
+        (17, View(0, 1), [2, 6, 10, 14]),  # parts of 4: their middles
+        (17, View(0, 3), [1, 5, 9, 13]),
+        (17, View(2, 3), [3, 7, 11, 15]),
+        (11, View(0, 1), [1, 3, 6, 9]),  # 2.5 and 7.5 round to even: 2 and 8
+        (2, View(0, 1), [0, 0, 0, 1]),
+        (1, View(1, 2), [0, 0, 0, 0]),
+    ],
+)
+def test_views_of_segments_are_those_found_by_hand(
+    num_frames: int, view: View, expected: list[int]
+) -> None:
+    assert frame_indices(num_frames, SEGMENTS, view) == expected
+
+
+def test_training_draws_every_frame_of_every_segment_on_its_own() -> None:
+    """Card 1: from round(s i) to round(s (i + 1)), both included."""
+    rng = np.random.default_rng(0)
+    drawn = np.array([frame_indices(17, SEGMENTS, rng.random()) for _ in range(400)])
+    for i, frames_of_part in enumerate(drawn.T):
+        assert {*frames_of_part.tolist()} == {*range(4 * i, 4 * i + 5)}
+    offsets = drawn - 4 * np.arange(4)
+    assert len({*map(tuple, offsets.tolist())}) > 200  # not one offset for all of them
+    assert frame_indices(17, SEGMENTS, 0.3) == frame_indices(17, SEGMENTS, 0.3)
+
+
+def test_a_view_of_a_dense_clip_starts_in_its_share() -> None:
+    spec = clips.Config(frames=4, stride=2.0)
+    for view, start in enumerate((0.25, 0.75)):
+        assert frame_indices(30, spec, View(view, 2)) == frame_indices(30, spec, start)
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 9, 16, 17, 40])
+@pytest.mark.parametrize("step", [1, 2, 4])
+def test_dense_indices_step_while_a_frame_follows(num_frames: int, step: int) -> None:
+    for start in range(1, num_frames + 1):
+        place, expected = start, []
+        for _ in range(8):
+            expected.append(place - 1)
+            place += step if place + step < num_frames else 0
+        assert clips.dense_indices(num_frames, 8, step, start) == expected
+
+
+# The flexible grid.
+
+GRIDS = clips.Grids(frames=(6, 8, 12), sizes=(32, 48, 64), least=100, most=400)
+
+
+def test_shapes_are_those_inside_the_limits() -> None:
+    assert GRIDS.legal(patch=8) == (
+        (6, 48, 216),
+        (6, 64, 384),
+        (8, 32, 128),
+        (8, 48, 288),
+        (12, 32, 192),
+    )
+    assert GRIDS.legal(patch=8, tubelet=2) == (
+        (6, 48, 108),
+        (6, 64, 192),
+        (8, 48, 144),
+        (8, 64, 256),
+        (12, 48, 216),
+        (12, 64, 384),
+    )
+
+
+def test_the_released_grid_of_flux_has_as_many_shapes_as_counted() -> None:
+    """Card 1: 51, 41 and 26 legal pairs, none with 112 px."""
+    released = clips.Grids(frames=tuple(range(6, 26, 2)), sizes=tuple(range(112, 364, 28)))
+    for most, count in ((8192, 51), (6144, 41), (4096, 26)):
+        shapes = replace(released, least=2048, most=most).legal(patch=14)
+        assert len(shapes) == count
+        assert all(shape.size > 112 for shape in shapes)
+
+
+def test_no_shapes_inside_the_limits_is_a_mistake() -> None:
+    with pytest.raises(Mistake, match="no shape has 1000 to 2000 tokens\n  these have 96 to 768"):
+        replace(GRIDS, least=1000, most=2000).legal(patch=8)
+    with pytest.raises(Mistake, match="no shape has"):
+        clips.Grids(frames=(8,)).legal(patch=8)
+    assert clips.Grids().legal(patch=8) == ()
+
+
+def test_each_step_draws_a_shape_uniformly_and_the_same_wherever_asked() -> None:
+    """Card 1, P13."""
+    shapes = GRIDS.legal(patch=8)
+    drawn = [clips.draw_shape(shapes, 3, step) for step in range(2000)]
+    counts = Counter(drawn)
+    assert counts.keys() == {*shapes}
+    assert max(abs(count - 400) for count in counts.values()) < 90  # 5 standard deviations
+    assert [clips.draw_shape(shapes, 3, step) for step in (1999, 7)] == [drawn[1999], drawn[7]]
+    assert [clips.draw_shape(shapes, 4, step) for step in range(50)] != drawn[:50]
+
+
+def test_more_frames_are_denser_never_longer() -> None:
+    """Card 1: a shape keeps the time that a clip spans."""
+    spec = clips.Config(frames=8, stride=3.0, size=64)
+    for frames_ in (6, 12, 24):
+        longer = clips.shaped(spec, clips.Shape(frames_, 32, 0))
+        assert (longer.frames, longer.size) == (frames_, 32)
+        assert longer.frames * longer.stride == spec.frames * spec.stride
