@@ -102,6 +102,24 @@ def packed_index(size_BL: Tensor) -> tuple[Tensor, tuple[int, ...]]:
     return keep_BL.flatten().nonzero().squeeze(1), lengths
 
 
+def take(tokens: Tokens, index_N: Tensor, lengths: tuple[int, ...]) -> Tokens:
+    """Return some of the tokens, by their packed places, which rise; without class tokens.
+
+    Args:
+        tokens: a sequence a clip.
+        index_N: where the tokens to keep lie.
+        lengths: how many of them each sequence has.
+    """
+    return tokens.replace(
+        x_ND=tokens.x_ND[index_N],
+        coord_N3=tokens.coord_N3[index_N],
+        size_N=tokens.size_N[index_N],
+        mass_N=None if tokens.mass_N is None else tokens.mass_N[index_N],
+        lengths=lengths,
+        layout=Layout.EQUAL if len(set(lengths)) == 1 else Layout.RAGGED,
+    )
+
+
 def offsets(lengths: Sequence[int]) -> list[int]:
     """Return where each sequence starts, and the total last."""
     return list(accumulate(lengths, initial=0))
@@ -120,6 +138,43 @@ def by_frame(tokens: Tokens) -> Tokens:
     lengths = tuple(torch.bincount(frame_N, minlength=len(clips)).tolist())
     layout = Layout.EQUAL if len(set(lengths)) == 1 else Layout.RAGGED
     return tokens.replace(lengths=lengths, clips=clips, layout=layout)
+
+
+def by_place(tokens: Tokens) -> tuple[Tokens, Tensor]:
+    """Regroup tokens of frames: a sequence for each place of a clip, over time.
+
+    Class tokens are a place of their own. Masses are left behind: they weigh tokens of one frame
+    against each other. A full grid is only transposed; else the sequences have any lengths.
+
+    Returns:
+        The tokens, and where each of them was, (N,).
+    """
+    time, rows, columns = tokens.grid
+    num_clips, device = tokens.clips[-1] + 1, tokens.x_ND.device
+    if tokens.layout == Layout.GRID:
+        shape = (num_clips, time, tokens.lengths[0])
+        order_N = torch.arange(len(tokens.x_ND), device=device).view(shape).mT.flatten()
+        groups = [clip for clip in range(num_clips) for _ in range(tokens.lengths[0])]
+        lengths = (time,) * len(groups)
+    else:
+        _, y_N, x_N = tokens.coord_N3.unbind(dim=1)
+        num = rows * columns + 1
+        place_N = torch.where(y_N < 0, num - 1, y_N * columns + x_N) + clip_of_token(tokens) * num
+        order_N = place_N.argsort(stable=True)  # stable: what was in order of time stays so
+        counts = torch.bincount(place_N, minlength=num_clips * num).tolist()
+        groups = [place // num for place, count in enumerate(counts) if count]
+        lengths = tuple(count for count in counts if count)
+    regrouped = tokens.replace(
+        x_ND=tokens.x_ND[order_N],
+        coord_N3=tokens.coord_N3[order_N],
+        size_N=tokens.size_N[order_N],
+        mass_N=None,
+        lengths=lengths,
+        clips=tuple(groups),
+        num_prefix=0,
+        layout=Layout.EQUAL if len({*lengths}) == 1 else Layout.RAGGED,
+    )
+    return regrouped, order_N
 
 
 def with_prefix(tokens: Tokens, prefix_PD: Tensor) -> Tokens:

@@ -1,6 +1,6 @@
 """The video transformer: one loop for every host, with a place for each kind of token reducer.
 
-    select (pixels) -> embed the kept tubelets -> after_embed -> add positions ->
+    (choose frames) -> select (pixels) -> embed the kept tubelets -> after_embed -> add positions ->
     (a sequence a frame, class tokens) ->
     blocks: attention -> in_block -> MLP -> after_block -> pool -> norm -> head
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ from workloads.blocks import Block
 from workloads.mistakes import Mistake
 from workloads.parts import Head, PatchEmbed, Pool
 from workloads.reducers.base import At, Chain, Config, Host, chain_of
-from workloads.tokens import Layout, Tokens, by_frame, cells, packed_index
+from workloads.tokens import Layout, Tokens, by_frame, cells, packed_index, take
 from workloads.trace import Trace
 
 REVISION = 2
@@ -136,8 +137,20 @@ class VideoTransformer(nn.Module):
         self, clip_BCTHW: Tensor, chain: Chain, seeds: Sequence[int] | None, trace: Trace
     ) -> Tokens:
         """Run the loop up to the last block and record it in `trace`."""
+        clip_BCTHW = self.choose_frames(clip_BCTHW, chain, seeds, trace)
         tokens = self.embed(clip_BCTHW, chain, seeds, trace)
         return self.run_blocks(self.enter(tokens), chain, trace)
+
+    def choose_frames(
+        self, clip_BCTHW: Tensor, chain: Chain, seeds: Sequence[int] | None, trace: Trace
+    ) -> Tensor:
+        """Return the frames that go on: all, but for a reducer that chooses among them."""
+        for _, reducer in chain.actors(At.FRAMES):
+            grid = self.host.grid(clip_BCTHW)
+            trace.add_action("select", self._whole(clip_BCTHW), At.FRAMES, reducer, 0)
+            embed = partial(self.patch_embed, grid=grid, index_N=None)
+            clip_BCTHW = reducer.choose_frames(clip_BCTHW, embed, seeds or (0,) * len(clip_BCTHW))
+        return clip_BCTHW
 
     def embed(
         self, clip_BCTHW: Tensor, chain: Chain, seeds: Sequence[int] | None, trace: Trace
@@ -172,25 +185,28 @@ class VideoTransformer(nn.Module):
     def _selected(
         self, clip_BCTHW: Tensor, chain: Chain, seeds: Sequence[int], trace: Trace
     ) -> Tokens:
-        # A model may lie elsewhere than its clips: `cost.foresee` runs one without numbers.
-        device = self.patch_embed.proj.weight.device
-        grid, clips = self.host.grid(clip_BCTHW), tuple(range(len(clip_BCTHW)))
-        lengths, layout, index_N = (math.prod(grid),) * len(clips), Layout.GRID, None
-        coord_N3 = cells(grid, len(clips), device)
-        size_N = torch.ones(len(coord_N3), device=device)
-        whole = Tokens(coord_N3, coord_N3, size_N, None, lengths, clips, 0, grid, layout)
+        tokens, index_N = self._whole(clip_BCTHW), None
         for _, reducer in chain.actors(At.SELECT):
-            trace.add_action("select", whole, At.SELECT, reducer, 0)
+            trace.add_action("select", tokens, At.SELECT, reducer, 0)
         size_BL = chain.select(clip_BCTHW, seeds)
+        device = tokens.x_ND.device
         if size_BL is not None:
             index_N, lengths = packed_index(size_BL)
             size_N = size_BL.flatten()[index_N].float().to(device)
             index_N = index_N.to(device)
-            coord_N3 = coord_N3[index_N]
-            layout = Layout.EQUAL if len(set(lengths)) == 1 else Layout.RAGGED
-        tokens = Tokens(coord_N3, coord_N3, size_N, None, lengths, clips, 0, grid, layout)
+            tokens = take(tokens, index_N, lengths).replace(size_N=size_N)
         trace.add("embed", tokens, self.patch_embed.macs)
-        return tokens.replace(x_ND=self.patch_embed(clip_BCTHW.to(device), grid, index_N))
+        x_ND = self.patch_embed(clip_BCTHW.to(device), tokens.grid, index_N)
+        return tokens.replace(x_ND=x_ND)
+
+    def _whole(self, clip_BCTHW: Tensor) -> Tokens:
+        """Return the full grid of each clip, with places where its embeddings will be."""
+        # A model may lie elsewhere than its clips: `cost.foresee` runs one without numbers.
+        device = self.patch_embed.proj.weight.device
+        grid, clips = self.host.grid(clip_BCTHW), tuple(range(len(clip_BCTHW)))
+        lengths, coord_N3 = (math.prod(grid),) * len(clips), cells(grid, len(clips), device)
+        size_N = torch.ones(len(coord_N3), device=device)
+        return Tokens(coord_N3, coord_N3, size_N, None, lengths, clips, 0, grid, Layout.GRID)
 
 
 def _refuse_pixels(clip_BCTHW: Tensor) -> None:

@@ -9,7 +9,7 @@ Legend: B clips, L cells of a full grid, N packed tokens, C T H W video.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
@@ -84,6 +84,7 @@ class Seen(NamedTuple):
 class At(IntEnum):
     """The places in a layer where a reducer can act, in execution order."""
 
+    FRAMES = -1
     SELECT = 0
     EMBED = 1
     IN_BLOCK = 2
@@ -116,6 +117,21 @@ class Reducer:
         Raises:
             Mistake: too few frames, an odd number of them, and the like.
         """
+
+    def grid(self, grid: Grid) -> Grid:
+        """Return the grid that is left of one by `choose_frames`."""
+        return grid
+
+    def choose_frames(
+        self, clip_BCTHW: Tensor, embed: Callable[[Tensor], Tensor], seeds: Sequence[int]
+    ) -> Tensor:
+        """Choose whole tubelets of each clip, before all else; equally many of each.
+
+        Args:
+            clip_BCTHW, seeds: as for `select`.
+            embed: gives the tokens of full clips, (N, D), without positions.
+        """
+        return clip_BCTHW
 
     def select(self, clip_BCTHW: Tensor, seeds: Sequence[int]) -> Tensor | None:
         """Choose cells by their pixels, before embedding.
@@ -231,6 +247,12 @@ class Chain:
         """Refuse a grid that one of the reducers cannot work on; see `Reducer.check`."""
         for reducer in self._reducers:
             reducer.check(grid)
+
+    def grid(self, grid: Grid) -> Grid:
+        """Return the grid that the blocks work on: that of the frames that are chosen."""
+        for _, reducer in self.actors(At.FRAMES):
+            grid = reducer.grid(grid)
+        return grid
 
     def select(self, clip_BCTHW: Tensor, seeds: Sequence[int]) -> Tensor | None:
         """Return size_BL of all selecting reducers together, None if none selects.
