@@ -1,6 +1,6 @@
 """Parts that hosts are put together from: embedding, positions, pools.
 
-Legend: B clips, N packed tokens, L cells of a grid, D width, C T H W video.
+Legend: B clips, N packed tokens, L cells of a grid, D width, P values of a tubelet, C T H W video.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from workloads.tokens import Grid, Tokens, cells, max_by_clip, sum_by_clip
+from workloads.tokens import Grid, Tokens, cells, max_by_clip, sum_by_clip, with_prefix
 
 REVISION = 3
 
@@ -32,6 +32,27 @@ def sincos_3d(grid: Grid, dim: int) -> Tensor:
     return torch.cat([axis[place_L3[:, i]] for i, axis in enumerate(axes)], dim=1)
 
 
+def axis_code(num: int, dim: int) -> Tensor:
+    """Return FluxViT's table of one axis, float64 (num, dim): all sines, then all cosines."""
+    wave = 10000.0 ** (-torch.arange(dim // 2, dtype=torch.float64) / (dim / 2))
+    angle = torch.arange(num, dtype=torch.float64)[:, None] * wave
+    return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+def frame_code(rows: int, columns: int, dim: int) -> Tensor:
+    """Return a table over a frame, float64 (rows * columns, dim): half for x, then half for y."""
+    x_code = axis_code(columns, dim // 2).repeat(rows, 1)
+    y_code = axis_code(rows, dim // 2).repeat_interleave(columns, dim=0)
+    return torch.cat([x_code, y_code], dim=1)
+
+
+def grid_code(grid: Grid, dim: int) -> Tensor:
+    """Return a table over a grid, float64 (L, dim): a quarter for time, the rest for the frame."""
+    time, rows, columns = grid
+    t_code = axis_code(time, dim // 4).repeat_interleave(rows * columns, dim=0)
+    return torch.cat([t_code, frame_code(rows, columns, dim // 4 * 3).repeat(time, 1)], dim=1)
+
+
 class Positions(nn.Module):
     """A fixed table of positions on the trained grid, interpolated to any other grid."""
 
@@ -51,9 +72,44 @@ class Positions(nn.Module):
 
     def forward(self, tokens: Tokens) -> Tensor:
         """Return the row of each token's cell, (N, D)."""
-        _, rows, columns = tokens.grid
-        t, y, x = tokens.coord_N3.unbind(dim=1)
-        return self.on(tokens.grid)[(t * rows + y) * columns + x]
+        return rows_of(self.on(tokens.grid), tokens)
+
+
+def rows_of(table_LD: Tensor, tokens: Tokens) -> Tensor:
+    """Return the row of each token's cell in a table over the grid, (N, D)."""
+    _, rows, columns = tokens.grid
+    t, y, x = tokens.coord_N3.unbind(dim=1)
+    return table_LD[(t * rows + y) * columns + x]
+
+
+class ClassToken(nn.Module):
+    """One learned token at the head of every sequence, with a learned position outside the grid."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(dim))
+        self.position = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        return with_prefix(tokens, (self.token + self.position)[None])
+
+
+class RMSNorm(nn.RMSNorm):
+    """Division by the root mean square of the channels, then a weight; float32 inside."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.float()).to(x.dtype)
+
+
+class LayerScale(nn.Module):
+    """A learned factor a channel; small at first, so that a deep model starts near the identity."""
+
+    def __init__(self, dim: int, start: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), start))
+
+    def forward(self, x_ND: Tensor) -> Tensor:
+        return (x_ND.float() * self.gamma).to(x_ND.dtype)
 
 
 class PatchEmbed(nn.Module):
@@ -88,6 +144,21 @@ class PatchEmbed(nn.Module):
         return view[torch.unravel_index(index_N, (batch, t, y, x))]
 
 
+class NormedEmbed(PatchEmbed):
+    """A linear map of each patch between two norms: contrast does not matter, nor does size."""
+
+    def __init__(self, tubelet: int, patch: int, dim: int, eps: float, channels: int = 3) -> None:
+        super().__init__(tubelet, patch, dim, channels)
+        self.norm_before = RMSNorm(channels * tubelet * patch**2, eps)
+        self.norm = RMSNorm(dim, eps)
+
+    def forward(self, clip_BCTHW: Tensor, grid: Grid, index_N: Tensor | None) -> Tensor:
+        """Return embedded patches (N, D): all, or those at flat positions over the batch."""
+        pixels_NP = self.norm_before(self.tubelets(clip_BCTHW, grid, index_N).flatten(1))
+        weight_DP = self.proj.weight.flatten(1)
+        return self.norm(F.linear(pixels_NP.to(weight_DP.dtype), weight_DP, self.proj.bias))
+
+
 class Head(nn.Linear):
     """A linear classifier that knows its price."""
 
@@ -106,6 +177,10 @@ class Pool(nn.Module):
     def forward(self, tokens: Tokens, head: int = 0) -> Tensor:
         """Return (B, D); `head` is the classifier that will read it."""
         raise NotImplementedError
+
+    def aligned(self, pooled_BD: Tensor, head: int) -> Tensor:
+        """Return pooled features of a head above 0 as a loss compares them with head 0's."""
+        return pooled_BD
 
 
 class MeanPool(Pool):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+from torch import Generator, nn
+
 from workloads.reducers import base
 from workloads.tokens import Grid
 from workloads.vit import VideoTransformer
@@ -49,3 +51,11 @@ class HostConfig(Protocol):
 
     def host(self, reducers: Sequence[base.Config] = ()) -> base.Host:
         """Return what reducers may know of a model that was built with some of them."""
+
+
+def learned_by(
+    reducers: Sequence[base.Config], dim: int, grid: Grid, generator: Generator
+) -> dict[str, nn.Module]:
+    """Return freshly drawn parameters of those reducers that learn something, by their names."""
+    parts = {base.name_of(config): config.parameters(dim, grid, generator) for config in reducers}
+    return {name: part for name, part in parts.items() if part is not None}
