@@ -24,13 +24,14 @@ LAYERS = (
     "workloads.augment workloads.optim workloads.cache workloads.merging workloads.datasets.splits",
     "workloads.trace",
     "workloads.blocks",
-    "workloads.reducers.* workloads.vit workloads.clips workloads.datasets.*",
-    "workloads.models",
-    "workloads.models.* workloads.cost workloads.datasets workloads.composition",
+    "workloads.reducers.* workloads.vit workloads.clips workloads.decoder workloads.datasets.*",
+    "workloads.models workloads.losses",
+    "workloads.models.* workloads.cost workloads.datasets workloads.composition workloads.mae "
+    "workloads.branches",
     "workloads.finetune workloads.evaluate",
     # what may vary
     "search_spaces.objectives search_spaces.fit",
-    "search_spaces.space",
+    "search_spaces.space search_spaces.equal",
     "search_spaces.study",
     "search_spaces search_spaces.*",
     # Ray, Optuna, MLflow
