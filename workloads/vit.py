@@ -147,7 +147,7 @@ class VideoTransformer(nn.Module):
         """Return the frames that go on: all, but for a reducer that chooses among them."""
         for _, reducer in chain.actors(At.FRAMES):
             grid = self.host.grid(clip_BCTHW)
-            trace.add_action("select", self._whole(clip_BCTHW), At.FRAMES, reducer, 0)
+            trace.add_action("select", self.whole(clip_BCTHW), At.FRAMES, reducer, 0)
             embed = partial(self.patch_embed, grid=grid, index_N=None)
             clip_BCTHW = reducer.choose_frames(clip_BCTHW, embed, seeds or (0,) * len(clip_BCTHW))
         return clip_BCTHW
@@ -185,7 +185,7 @@ class VideoTransformer(nn.Module):
     def _selected(
         self, clip_BCTHW: Tensor, chain: Chain, seeds: Sequence[int], trace: Trace
     ) -> Tokens:
-        tokens, index_N = self._whole(clip_BCTHW), None
+        tokens, index_N = self.whole(clip_BCTHW), None
         for _, reducer in chain.actors(At.SELECT):
             trace.add_action("select", tokens, At.SELECT, reducer, 0)
         size_BL = chain.select(clip_BCTHW, seeds)
@@ -199,7 +199,7 @@ class VideoTransformer(nn.Module):
         x_ND = self.patch_embed(clip_BCTHW.to(device), tokens.grid, index_N)
         return tokens.replace(x_ND=x_ND)
 
-    def _whole(self, clip_BCTHW: Tensor) -> Tokens:
+    def whole(self, clip_BCTHW: Tensor) -> Tokens:
         """Return the full grid of each clip, with places where its embeddings will be."""
         # A model may lie elsewhere than its clips: `cost.foresee` runs one without numbers.
         device = self.patch_embed.proj.weight.device
