@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from search_spaces.fit import is_reducer
-from workloads.knobs import Choice, Float, Int, Knob, knobs_of
+from workloads.knobs import Choice, Float, Int, Knob, knobs_of, shown
 from workloads.mistakes import Mistake
 
 _MANY = 1000  # values of a range, beyond which its ends must do
@@ -222,5 +222,8 @@ def _ask(trial: Trial, name: str, domain: Domain, chosen: Mapping[str, Any]) -> 
         case Int(low, high, step):
             return trial.suggest_int(name, low, high, step=step)
         case Choice(values):
-            return trial.suggest_categorical(name, list(values))
+            label = trial.suggest_categorical(name, [shown(value) for value in values])
+            # Samplers know a tuple by its label alone; all else is its own.
+            tuples = {shown(value): value for value in values if isinstance(value, tuple)}
+            return tuples.get(label, label)
     raise AssertionError(f"no domain: {domain}")

@@ -55,21 +55,35 @@ class Int:
             raise Mistake(f"{self}: low must not be above high, step must be 1 or more")
 
 
+Option = str | int | float | bool | tuple[str | int | float, ...]
+
+
 @dataclass(frozen=True)
 class Choice:
-    """A knob with a few named values."""
+    """A knob with a few named values: words, numbers, or tuples of them."""
 
-    options: tuple[str | int | float | bool, ...]
+    options: tuple[Option, ...]
     stage: str = "evaluate"
 
     def __post_init__(self) -> None:
         if not isinstance(self.options, tuple) or not self.options:
             raise Mistake(f"{self}: options must be a tuple of one or more", "Choice((8, 16))")
-        if not all(isinstance(option, str | int | float) for option in self.options):
+        if not all(isinstance(one, str | int | float) for o in self.options for one in _parts(o)):
             raise Mistake(f"{self}: options are words and numbers", "either() chooses among others")
 
 
 Knob = Float | Int | Choice
+
+
+def _parts(option: Option) -> tuple[str | int | float, ...]:
+    return option if isinstance(option, tuple) else (option,)
+
+
+def shown(value: Any) -> Any:  # Any: the value of a knob, of whatever type
+    """Return a value as samplers and files may hold it: of a tuple its parts in one word."""
+    if not isinstance(value, tuple):
+        return value
+    return "+".join(map(str, value)) or "none"
 
 
 def knobs_of(config_class: type) -> dict[str, Knob]:

@@ -177,6 +177,36 @@ def by_place(tokens: Tokens) -> tuple[Tokens, Tensor]:
     return regrouped, order_N
 
 
+def frame_pairs(value_N: Tensor, tokens: Tokens) -> tuple[Tensor, Tensor]:
+    """View packed values of full grids as frames 2i and 2i + 1, each (B, T / 2, M, ...)."""
+    pairs = value_N.unflatten(0, (tokens.clips[-1] + 1, tokens.grid[0] // 2, 2, -1))
+    first, later = pairs.unbind(dim=2)
+    return first, later
+
+
+def with_half_the_frames(tokens: Tokens, x_BFMD: Tensor, is_merge: bool = True) -> Tokens:
+    """Return one frame for each two of full grids, with class tokens or without.
+
+    Args:
+        tokens: full grids, a sequence a clip or a frame.
+        x_BFMD: what becomes of each pair of frames.
+        is_merge: whether a token stands for both of its pair, or the later one is dropped.
+    """
+    time, *sides = tokens.grid
+    is_frame = len(tokens.clips) == (tokens.clips[-1] + 1) * time  # a clip of one frame has no half
+    coord_BFM3, _ = frame_pairs(tokens.coord_N3, tokens)
+    t_BFM1 = coord_BFM3[..., :1].div(2, rounding_mode="floor")  # that of a class token stays -1
+    size_BFM, later_BFM = frame_pairs(tokens.size_N, tokens)
+    return tokens.replace(
+        x_ND=x_BFMD.flatten(0, 2),
+        coord_N3=torch.cat([t_BFM1, coord_BFM3[..., 1:]], dim=-1).flatten(0, 2),
+        size_N=(size_BFM + later_BFM if is_merge else size_BFM).flatten(),
+        lengths=tokens.lengths[::2] if is_frame else tuple(n // 2 for n in tokens.lengths),
+        clips=tokens.clips[::2] if is_frame else tokens.clips,
+        grid=(time // 2, *sides),
+    )
+
+
 def with_prefix(tokens: Tokens, prefix_PD: Tensor) -> Tokens:
     """Return tokens with the same class tokens at the head of every sequence.
 

@@ -75,6 +75,7 @@ def test_only_reducers_stand_in_a_chain() -> None:
         (Int(1, 64), IntDistribution(1, 64)),
         (Int(8, 16, step=4), IntDistribution(8, 16, step=4)),
         (Choice((True, "both", 3)), CategoricalDistribution((True, "both", 3))),
+        (Choice(((3,), (4, 8))), CategoricalDistribution(("3", "4+8"))),
         (either(a=fix(), b=fix(rlt.Config())), CategoricalDistribution(("a", "b"))),
     ],
 )
@@ -82,6 +83,10 @@ def test_a_domain_is_asked_as_it_was_written(domain: Domain, expected: BaseDistr
     trial = optuna.create_study().ask()
     Space({PATH: domain}).suggest(trial)
     assert trial.distributions == {PATH: expected}
+
+
+def test_a_tuple_is_asked_by_its_word_and_comes_out_as_it_is() -> None:
+    assert one(Choice(((3,), (4, 8))), **{"": "4+8"}) == (4, 8)
 
 
 @pytest.mark.parametrize(

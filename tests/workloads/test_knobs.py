@@ -14,7 +14,17 @@ import numpy as np
 import pytest
 
 from workloads import augment, finetune, optim
-from workloads.knobs import STAGES, Choice, Float, Int, canonical, key_of, knobs_of, type_name
+from workloads.knobs import (
+    STAGES,
+    Choice,
+    Float,
+    Int,
+    canonical,
+    key_of,
+    knobs_of,
+    shown,
+    type_name,
+)
 from workloads.mistakes import Mistake
 from workloads.models import videomae
 from workloads.reducers import available, drop, load, rlt, tome
@@ -85,6 +95,14 @@ def test_a_knob_of_training_names_its_stage() -> None:
 def test_a_range_of_nothing_is_refused_when_written(make: Callable[[], Any], words: str) -> None:
     with pytest.raises(Mistake, match=words):
         make()
+
+
+def test_an_option_may_be_a_tuple_with_one_word_for_it() -> None:
+    options = ((3,), (4, 8), (), "plain", 5)
+    assert Choice(options).options == options
+    assert [shown(option) for option in options] == ["3", "4+8", "none", "plain", 5]
+    with pytest.raises(Mistake, match="words and numbers"):
+        Choice(((1, (2, 3)),))  # type: ignore[arg-type]
 
 
 def test_a_range_may_be_one_value() -> None:
