@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workloads.tokens import Tokens
+from workloads.tokens import Tokens, without_prefix
 from workloads.trace import Trace
 from workloads.vit import VideoTransformer
 
@@ -40,8 +40,9 @@ def still(
 
 
 def encoded(model: VideoTransformer, clip_BCTHW: Tensor, chain: Any = None) -> Tokens:
-    """Return the tokens after the last block."""
-    return model.encode(clip_BCTHW, model.chain(chain), SEEDS[: len(clip_BCTHW)], Trace())
+    """Return the tokens of the grid after the last block."""
+    tokens = model.encode(clip_BCTHW, model.chain(chain), SEEDS[: len(clip_BCTHW)], Trace())
+    return without_prefix(tokens)
 
 
 def flat_cells(tokens: Tokens) -> list[list[int]]:

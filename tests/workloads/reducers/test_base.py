@@ -16,7 +16,7 @@ from workloads.reducers.base import Chain, name_of
 from workloads.tokens import Layout, sum_by_clip
 from workloads.trace import Trace
 
-HOST = videomae.Config(dim=24, depth=3, heads=2, patch=4, frames=8, size=16)
+HOST = videomae.Config(dim=24, depth=3, heads=2, patch=4, frames=16, size=16)  # 128 tokens
 PAIRS = list(itertools.permutations([load(name).Config() for name in available()], 2))
 
 
@@ -38,7 +38,7 @@ def refusal(pair: tuple[Any, Any]) -> Mistake | None:
 def test_every_pair_works_or_is_refused_in_words(pair: tuple[Any, Any]) -> None:
     mistake = refusal(pair)
     if mistake is None:
-        assert HOST.build(5).eval()(scene(), pair, seeds=SEEDS).isfinite().all()
+        assert HOST.build(5).eval()(scene(frames=16), pair, seeds=SEEDS).isfinite().all()
     else:
         assert f"reducers=({', '.join(map(name_of, pair))}): " in mistake.what
         assert mistake.remedy
@@ -47,7 +47,7 @@ def test_every_pair_works_or_is_refused_in_words(pair: tuple[Any, Any]) -> None:
 def test_rlt_before_tome_is_refused_with_place_reason_and_remedy() -> None:
     rlt, tome = load("rlt").Config(), load("tome").Config()
     with pytest.raises(Mistake) as caught:
-        HOST.build(5)(scene(), (rlt, tome))
+        HOST.build(5)(scene(frames=16), (rlt, tome))
     assert caught.value.what == (
         "reducers=(rlt, tome): tome at block 0 needs the same number of tokens in every clip, "
         "rlt leaves them ragged"
@@ -67,17 +67,17 @@ def test_the_remedy_names_chains_that_are_legal() -> None:
 def test_dropping_before_merging_merges_what_was_left() -> None:
     model = HOST.build(5).eval()
     chain = (load("drop").Config(keep=0.5), load("tome").Config(r=6))
-    tokens = encoded(model, scene(), chain)
+    tokens = encoded(model, scene(frames=16), chain)
     assert tokens.layout == Layout.EQUAL
-    assert tokens.lengths == (64 // 2 - 3 * 6,) * 3
-    assert torch.equal(sum_by_clip(tokens.size_N, tokens), torch.full((3,), 32.0))
+    assert tokens.lengths == (128 // 2 - 3 * 6,) * 3
+    assert torch.equal(sum_by_clip(tokens.size_N, tokens), torch.full((3,), 64.0))
 
 
 @torch.no_grad()
 def test_two_selections_keep_what_both_keep_with_the_run_lengths_of_rlt() -> None:
     model = HOST.build(5).eval()
     rlt, drop = load("rlt").Config(tau=0.3), load("drop").Config(keep=0.5)
-    alone = [encoded(model, scene(), (config,)) for config in (rlt, drop)]
+    alone = [encoded(model, scene(frames=16), (config,)) for config in (rlt, drop)]
     sizes = dict(
         zip(
             [(b, cell) for b, flat in enumerate(flat_cells(alone[0])) for cell in flat],
@@ -87,7 +87,7 @@ def test_two_selections_keep_what_both_keep_with_the_run_lengths_of_rlt() -> Non
     )
     kept = {(b, cell) for b, flat in enumerate(flat_cells(alone[1])) for cell in flat}
     for chain in ((rlt, drop), (drop, rlt)):
-        tokens = encoded(model, scene(), chain)
+        tokens = encoded(model, scene(frames=16), chain)
         both = [(b, cell) for b, flat in enumerate(flat_cells(tokens)) for cell in flat]
         assert both == sorted(kept & sizes.keys())
         assert tokens.size_N.tolist() == [sizes[place] for place in both]
@@ -98,7 +98,7 @@ def test_two_selections_leave_each_clip_a_token() -> None:
     """A still clip has few tokens after RLT, and a sparse random mask often misses them all."""
     model = HOST.build(5).eval()
     chain = (load("rlt").Config(), load("drop").Config(keep=0.02))
-    clip_BCTHW, seeds = still(batch=16), tuple(range(16))
+    clip_BCTHW, seeds = still(batch=16, frames=16), tuple(range(16))
     assert min(model.encode(clip_BCTHW, model.chain(chain), seeds, Trace()).lengths) > 0
     assert model(clip_BCTHW, chain, seeds=seeds).isfinite().all()
 
@@ -110,7 +110,9 @@ def test_a_reducer_twice_works_or_is_refused_in_words(name: str) -> None:
     mistake = refusal(pair)
     if mistake is None:
         model = HOST.build(5).eval()
-        once, twice = (encoded(model, scene(), chain).size_N.sum() for chain in (pair[:1], pair))
+        once, twice = (
+            encoded(model, scene(frames=16), chain).size_N.sum() for chain in (pair[:1], pair)
+        )
         assert twice <= once
     else:
         assert f"reducers=({name}, {name}): " in mistake.what
