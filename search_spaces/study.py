@@ -253,8 +253,11 @@ def _chain_params(configs: tuple[base.Config, ...]) -> dict[str, Any]:
     names = [name for config in configs for name in knobs_of(type(config))]
     params: dict[str, Any] = {"reducer": base.name_of_chain(configs)}
     for config in configs:
+        idle = getattr(config, "idle", ())  # where knobs exclude each other
         for name, knob in knobs_of(type(config)).items():
             value = getattr(config, name)
+            if name in idle:
+                continue
             if isinstance(knob, Choice) and value == getattr(type(config)(), name):
                 continue  # the usual kind needs no mention
             label = f"{base.name_of(config)}.{name}" if names.count(name) > 1 else name

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from workloads.tokens import Tokens, offsets
 
-REVISION = 2
+REVISION = 3
 
 
 def attend(q_NAE: Tensor, k_NAE: Tensor, v_NAE: Tensor, tokens: Tokens) -> Tensor:
@@ -35,18 +35,24 @@ def attend_and_show(
 ) -> tuple[Tensor, Tensor]:
     """Return what `attend` returns, and the map of each sequence (S, L, L); needs equal lengths.
 
-    The map is that of the same logits without mass, mean over the heads, float32 and detached. The
-    product of queries and keys is taken once for both.
+    The map is that of the same logits without mass, see `shown`. One product of queries and keys
+    and one softmax do for both, since softmax(logits + log m) v = (P (m v)) / (P m).
     """
     q_SALE, k_SALE, v_SALE = (tokens.per_sequence(x).transpose(1, 2) for x in (q_NAE, k_NAE, v_NAE))
     logits_SALL = (q_SALE * q_NAE.shape[-1] ** -0.5) @ k_SALE.transpose(-1, -2)
     map_SALL = torch.softmax(logits_SALL, dim=-1, dtype=torch.float32)
-    shown_SLL = map_SALL.detach().mean(dim=1)
-    if tokens.mass_N is not None:
-        bias = _bias(tokens.per_sequence(tokens.mass_N), torch.float32)[:, None, None, :]
-        map_SALL = torch.softmax(logits_SALL + bias, dim=-1, dtype=torch.float32)
-    o_SALE = map_SALL.to(v_SALE.dtype) @ v_SALE
-    return o_SALE.transpose(1, 2).reshape(q_NAE.shape), shown_SLL
+    if tokens.mass_N is None:
+        o_SALE = map_SALL.to(v_SALE.dtype) @ v_SALE
+    else:
+        mass_S1L1 = tokens.per_sequence(tokens.mass_N)[:, None, :, None]
+        heavy_SALE = (v_SALE * mass_S1L1).to(v_SALE.dtype)
+        o_SALE = (map_SALL.to(v_SALE.dtype) @ heavy_SALE) / (map_SALL @ mass_S1L1)
+    return o_SALE.transpose(1, 2).reshape(q_NAE.shape).to(q_NAE.dtype), shown(map_SALL)
+
+
+def shown(map_SALL: Tensor) -> Tensor:
+    """Return the map that a probe sees, (S, L, L): mean over the heads, float32, detached."""
+    return map_SALL.detach().mean(dim=1, dtype=torch.float32)
 
 
 def backend(is_equal: bool, device: torch.device, dtype: torch.dtype) -> str:

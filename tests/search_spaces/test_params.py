@@ -31,6 +31,10 @@ class Twin:
             {"reducer": "tome", "r": 8, "schedule": "decreasing"},
         ),
         (
+            (tome.Config(ratio=0.3, layers=1),),
+            {"reducer": "tome", "ratio": 0.3, "layers": 1},
+        ),
+        (
             (rlt.Config(tau=0.2), Twin()),
             {"reducer": "rlt+test_params", "rlt.tau": 0.2, "test_params.tau": 0.5},
         ),

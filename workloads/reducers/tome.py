@@ -18,7 +18,7 @@ Deviations from the official code:
   to the wrong tokens (`merging.unmerge(official_order=True)` reproduces that for comparison).
 * Fused attention with a log-size bias instead of an explicit map: same numbers, less time.
 * `schedule="increasing"` etc. name the inflections -1, 0, 1; a block count of 1 does not divide by
-  zero.
+  zero. `ratio` with `layers`, and `counts`, are the schedules of vid-TLDR, to compare the two.
 The RLT repository's video baseline is this method with `r=65`, `proportional=True` and a mean pool
 that does not weigh by size; ToMe's own MAE variant weighs by size (`pool="size_mean"` of the host).
 
@@ -33,21 +33,30 @@ from typing import Annotated, Literal
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn import functional as F
 
-from workloads.knobs import Choice, Int
-from workloads.merging import Plan, expand, merge_weighted
+from workloads.knobs import Choice, Float, Int
+from workloads.merging import (
+    Plan,
+    free_schedule,
+    merge_weighted,
+    num_removed,
+    propose,
+    refuse_counts,
+    take,
+)
 from workloads.mistakes import Mistake
 from workloads.reducers.base import At, Host, Probe, Reducer, Seen, Step
 from workloads.tokens import Grid, Layout, Tokens
 
-REVISION = 2
+REVISION = 3
 INFLECTION = {"constant": 0.0, "decreasing": -1.0, "increasing": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Token merging with one r and the shape of its schedule."""
+    """Token merging with one r and the shape of its schedule, or with a share in the first blocks.
+
+    `counts` goes before `ratio`, `ratio` before `r`."""
 
     r: Annotated[int, Int(1, 64)] = 16
     """Tokens merged in a block, on average; never more than half of them. 0 = off."""
@@ -58,8 +67,19 @@ class Config:
     """How r changes over the blocks: alike, from 2r to 0, or from 0 to 2r."""
     proportional: bool = True
     """Attention adds log(size): on for supervised models, off for MAE models used as they are."""
+    ratio: Annotated[float, Float(0, 0.45)] = 0.0
+    """Share of its tokens that each of the first `layers` blocks merges; 0 = r tokens in each."""
+    layers: Annotated[int, Int(1, 3)] = 2
+    """Blocks that merge by `ratio`."""
+    counts: tuple[float, ...] = ()
+    """A number a block, from the first one: below 1 a share of its tokens. () = by the others."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.ratio <= 0.5:
+            raise Mistake(f"tome: ratio={self.ratio} must be in [0, 0.5]", "half at most can merge")
+        if self.layers < 1:
+            raise Mistake(f"tome: layers={self.layers} must be 1 or more", "ratio=0 is none")
+        refuse_counts("tome", self.counts)
         if self.r < 0:
             raise Mistake(f"tome: r={self.r} must be 0 or more", "it is a number of tokens a block")
         if self.schedule not in INFLECTION:
@@ -69,6 +89,19 @@ class Config:
     def off(cls) -> Config:
         """Return the exact identity."""
         return cls(r=0)
+
+    @property
+    def idle(self) -> tuple[str, ...]:
+        """Knobs that mean nothing beside the others."""
+        if self.counts:
+            return ("r", "schedule", "ratio", "layers")
+        return ("r", "schedule") if self.ratio else ("ratio", "layers")
+
+    def asked(self, depth: int) -> tuple[float, ...]:
+        """Return what each block of a model is to merge: a share if below 1, else a number."""
+        if self.counts or self.ratio:
+            return free_schedule("tome", self.counts or (self.ratio,) * self.layers, depth)
+        return schedule(depth, self.r, INFLECTION[self.schedule])
 
     def build(self, host: Host) -> TokenMerging:
         """Return the reducer; see `base.Config`."""
@@ -92,28 +125,21 @@ def metric(tokens: Tokens, seen: Seen) -> Tensor:
 
 
 @torch.no_grad()
-def match(metric_SLE: Tensor, r: int, class_token: bool = False, distill: bool = False) -> Plan:
+def match(metric_SLE: Tensor, r: float, class_token: bool = False, distill: bool = False) -> Plan:
     """Match the r most similar pairs across the even / odd split; paper section 3.1.
 
     Args:
         metric_SLE: what similarity is taken of; compared by cosine, in float32.
-        r: pairs to merge, clamped to half of the unprotected tokens.
+        r: pairs to merge, or their share of the tokens if below 1; at most half of the unprotected.
         class_token: position 0 may not be merged and stays first.
         distill: position 1 may not be merged into and stays second.
     """
     num = metric_SLE.shape[1]
-    r = max(min(r, (num - class_token - distill) // 2), 0)
+    r = num_removed(num, r, class_token + distill)
     if r == 0:  # the identity; a single token has nobody to be compared with
         place_SL = torch.arange(num, device=metric_SLE.device).expand(len(metric_SLE), -1)
         return Plan(place_SL, place_SL[:, :0], place_SL[:, :0])
-    unit_SLE = F.normalize(metric_SLE.float(), dim=-1)
-    similar_SAB = unit_SLE[:, ::2] @ unit_SLE[:, 1::2].transpose(-1, -2)
-    if class_token:
-        similar_SAB[:, 0] = -torch.inf
-    if distill:
-        similar_SAB[:, :, 0] = -torch.inf
-    best_SA, partner_SA = similar_SAB.max(dim=-1)
-    order_SA = best_SA.argsort(dim=-1, descending=True, stable=True)
+    order_SA, partner_SA = propose(metric_SLE, class_token, distill)
     merged_SR, unmerged_SU = order_SA[:, :r], order_SA[:, r:]
     if class_token:
         unmerged_SU = unmerged_SU.sort(dim=-1).values
@@ -131,7 +157,7 @@ class TokenMerging(Reducer):
 
     def __init__(self, config: Config, host: Host) -> None:
         self.config, self.host = config, host
-        self.r = schedule(host.depth, config.r, INFLECTION[config.schedule])
+        self.r = config.asked(host.depth)
 
     def steps(self) -> tuple[Step, ...]:
         layers = (layer for layer, r in enumerate(self.r) if r > 0)
@@ -142,17 +168,19 @@ class TokenMerging(Reducer):
 
     def in_block(self, tokens: Tokens, seen: Seen, layer: int) -> Tokens:
         plan = self.plan(tokens, seen, layer)
-        # Float32 whatever the precision: bfloat16 knows no odd size above 256.
+        if not plan.source_SR.shape[1]:
+            return tokens
+        # By float32 sizes whatever the precision: bfloat16 knows no odd number above 256.
         x_SKD, size_SK1 = merge_weighted(
-            tokens.per_sequence(tokens.x_ND).float(),
+            tokens.per_sequence(tokens.x_ND),
             tokens.per_sequence(tokens.size_N)[..., None],
             plan,
         )
-        coord_SL3 = tokens.per_sequence(tokens.coord_N3)
+        coord_SK3 = take(tokens.per_sequence(tokens.coord_N3), plan.kept_SK)
         size_N = size_SK1.flatten()
         return tokens.replace(
             x_ND=x_SKD.flatten(0, 1).to(tokens.x_ND.dtype),
-            coord_N3=coord_SL3.gather(1, expand(plan.kept_SK, coord_SL3)).flatten(0, 1),
+            coord_N3=coord_SK3.flatten(0, 1),
             size_N=size_N,
             mass_N=size_N if self.config.proportional else None,
             lengths=(x_SKD.shape[1],) * len(tokens.lengths),
