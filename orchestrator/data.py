@@ -22,6 +22,7 @@ from orchestrator.cluster import DATA_CPUS
 from orchestrator.environment import hush
 from orchestrator.files import write_bytes
 from orchestrator.lock import Lock
+from search_spaces.fit import cases_of
 from search_spaces.study import Study
 from workloads import cache, readers
 from workloads.cache import Entry
@@ -50,7 +51,8 @@ def short_side(study: Study) -> int:
     share frames and stages.
     """
     plans = [study.plan(chosen) for chosen in ({}, *study.space.examples())]
-    largest = max(stage.config.clip.size for plan in plans for stage in plan.chain())
+    stages = {stage for plan in plans for stage in plan.chain()}
+    largest = max(clip.size for stage in stages for clip, _ in cases_of(stage.config))
     return max(LEAST_SIDE, 1 << (largest - 1).bit_length())
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from types import UnionType
@@ -15,7 +16,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 
-from workloads import evaluate, finetune
+from workloads import clips, evaluate, finetune
 from workloads.mistakes import Mistake
 from workloads.reducers import base
 from workloads.tokens import Grid, Layout, Tokens, cells
@@ -75,22 +76,51 @@ def grid_of(config: StageConfig, learner: finetune.Config) -> Grid:
 
 
 def refuse_unfit(config: StageConfig, learner: finetune.Config) -> None:
-    """Take a clip of nothing through a chain as far as that is cheap: up to the first block.
+    """Take clips of nothing through each chain as far as that is cheap: up to the first block.
 
     Raises:
-        Mistake: a chain is not legal in its host, or a clip does not fit it.
+        Mistake: a chain is not legal in its host, a clip does not fit it, or there is no such head.
     """
-    for one in config.reducers:
-        if not is_reducer(one):
-            raise Mistake(f"reducers: {one!r} is no reducer", "a tuple of Configs")
-    clip, model, grid = config.clip, learner.model, grid_of(config, learner)
-    chain = base.chain_of(config.reducers, model.host(learner.reducers))
+    _refuse_head(config, learner)
+    for clip, reducers in cases_of(config):
+        for one in reducers:
+            if not is_reducer(one):
+                raise Mistake(f"reducers: {one!r} is no reducer", "a tuple of Configs")
+        _refuse_chain(clip, reducers, learner)
+
+
+def cases_of(config: StageConfig) -> Iterator[tuple[clips.Config, tuple[base.Config, ...]]]:
+    """Yield every clip that a stage may see, with each chain that it then goes through."""
+    if isinstance(config, finetune.Config):
+        yield from config.cases()
+    else:
+        yield config.clip, config.reducers
+
+
+def _refuse_chain(
+    clip: clips.Config, reducers: tuple[base.Config, ...], learner: finetune.Config
+) -> None:
+    model = learner.model
+    grid = model.host().grid_of(clip.frames, clip.size, clip.size)
+    chain = base.chain_of(reducers, model.host(learner.reducers))
     chain.select(torch.zeros(1, 3, clip.frames, clip.size, clip.size), (0,))
     draw = torch.Generator()
     learned = {base.name_of(c): c.parameters(model.dim, model.grid, draw) for c in learner.reducers}
     chain.check(grid)
     for name, reducer in chain.actors(base.At.EMBED):
         reducer.after_embed(_blank(grid, model.dim), learned.get(name))
+
+
+def _refuse_head(config: StageConfig, learner: finetune.Config) -> None:
+    ways = config.ways() if isinstance(config, finetune.Config) else (config,)
+    heads = [way.head for way in ways]
+    if not any(heads):
+        return  # the first one is always there
+    with torch.device("meta"):  # shapes without numbers
+        num = len(learner.model.build(num_classes=2).heads)
+    if not 0 <= min(heads) <= max(heads) < num:
+        what = f"head={max(heads)} of a model with {num}"
+        raise Mistake(what, "heads count from 0; the host says how many there are")
 
 
 def _blank(grid: Grid, dim: int) -> Tokens:

@@ -23,11 +23,13 @@ from workloads import (
     attention,
     augment,
     blocks,
+    branches,
     clips,
     cost,
     evaluate,
     finetune,
     frames,
+    losses,
     merging,
     metrics,
     optim,
@@ -50,7 +52,7 @@ _CONFIGS = {"finetune": finetune.Config, "evaluate": evaluate.Config}
 # What a stage goes through beside the modules that its config names. Each must have a REVISION.
 _ALWAYS = (vit, blocks, trace, parts, clips, frames, attention, tokens)
 _BY_KIND = {
-    "finetune": (finetune, augment, optim),
+    "finetune": (finetune, branches, losses, augment, optim),
     "evaluate": (evaluate, augment, cost, metrics),  # augment: it normalises pixels
 }
 _BY_REDUCERS = (base, merging)  # which of them merges is their own affair
@@ -211,10 +213,21 @@ def _refuse_stages(stages: tuple[Stage, ...]) -> None:
             if needed not in stages[:i]:
                 what = f"study: the {role} of {stage.kind} come from no stage before it"
                 raise Mistake(what, "list that stage too, in front of those that read it")
+        _refuse_teacher(stage)
         weights = dict(stage.inputs).get("weights")
         if stage.kind == "evaluate" and (weights is None or weights.kind == "evaluate"):
             remedy = 'inputs=(("weights", train),), with a stage that trains'
             raise Mistake("study: an evaluation reads no weights", remedy)
+
+
+def _refuse_teacher(stage: Stage) -> None:
+    teacher = dict(stage.inputs).get("teacher")
+    if teacher is not None and not isinstance(teacher.config, finetune.Config):
+        raise Mistake(f"study: a stage of kind {teacher.kind!r} cannot teach", "a finetune can")
+    wanted = isinstance(stage.config, finetune.Config) and stage.config.distil.weight > 0
+    if wanted and teacher is None:
+        what = "study: finetune has distil.weight above 0 and no teacher"
+        raise Mistake(what, 'inputs=(("teacher", train),), with a stage that trains before it')
 
 
 def _with_learners(plan: Stage) -> Iterator[tuple[StageConfig, finetune.Config]]:

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workloads import augment, clips, cost, metrics
-from workloads.clips import ClipSet, seed_of, view_start
+from workloads.clips import ClipSet, View, seed_of
 from workloads.mistakes import Mistake
 from workloads.models import HostConfig
 from workloads.reducers import base
@@ -41,6 +41,8 @@ class Config:
     """What the model sees of a video; frames and size may differ from training."""
     reducers: tuple[base.Config, ...] = ()
     """Chain to evaluate under; () is dense."""
+    head: int = 0
+    """Classifier that is read, of a host with one for each budget."""
     split: Literal["val", "test"] = "val"
     """The search selects on val; test is for confirmation alone."""
     views: int = 1
@@ -70,6 +72,9 @@ def run(config: Config, clip_set: ClipSet, inputs: Inputs, report: Report) -> Re
     source = inputs["weights"]
     num_classes = len(clip_set.classes)
     model = _load(source.weights, source.config, num_classes, clip_set.device)
+    if not 0 <= config.head < len(model.heads):
+        what = f"evaluate: head={config.head} of a model with {len(model.heads)}"
+        raise Mistake(what, "heads count from 0")
     ids = clip_set.ids(config.split)
     rank, world = rank_and_world()
     mine, rows = ids[rank::world], []
@@ -106,12 +111,12 @@ def _measure(
 ) -> Columns:
     logits_VBK, tokens_VB, macs_VB = [], [], []
     for view in range(config.views):
-        starts = [view_start(view, config.views)] * len(ids)
+        starts = [View(view, config.views)] * len(ids)
         pixels = augment.normalise(clip_set.load(ids, config.clip, starts), host.mean, host.std)
         seeds = [seed_of(config.seed, view, clip_id) for clip_id in ids]
         half = config.precision == "bfloat16"
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=half):
-            logits_BK, trace = model.traced(pixels, config.reducers, seeds=seeds)
+            logits_BK, trace = model.traced(pixels, config.reducers, config.head, seeds)
         logits_VBK.append(logits_BK.float())
         tokens_VB.append(cost.tokens_by_clip(trace))
         macs_VB.append(list(cost.macs_by_clip(trace).values()))

@@ -5,13 +5,17 @@ it, each augmented by its own generator, so a stage that was killed goes on at t
 and ends with the same bits. On several ranks the batch is split and gradients are averaged (DDP),
 which changes sums by rounding only.
 
+What a step learns from its batch, also along several chains at once or from a teacher, is in
+`branches.py`.
+
 Legend: B clips, K classes, C T H W video.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -21,11 +25,13 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from workloads import augment, clips, optim
-from workloads.clips import ClipSet, Order, seed_of
+from workloads.branches import Branch, Branches, Distil, Teacher
+from workloads.clips import ClipSet, Grids, Order, seed_of
+from workloads.knobs import Float
 from workloads.mistakes import Mistake
 from workloads.models import HostConfig
 from workloads.reducers import base
-from workloads.stage import Inputs, Report, Result, State, rank_and_world
+from workloads.stage import Input, Inputs, Report, Result, State, rank_and_world
 from workloads.vit import VideoTransformer, is_added
 
 REVISION = 3
@@ -39,8 +45,17 @@ class Config:
     """The host; its weights are random, or those of the stage that it reads as `weights`."""
     clip: clips.Config
     """What it sees of a video."""
+    grids: Grids = field(default_factory=Grids)
+    """Lengths and sides of which each batch draws its own instead; a clip spans the same time."""
     reducers: tuple[base.Config, ...] = ()
     """Chain to train with; () is dense."""
+    branches: tuple[Branch, ...] = ()
+    """Chains to train with in each step, each for a head; () is one, `reducers` for head 0."""
+    align: Annotated[float, Float(1.0, 1000.0, log=True, stage="finetune")] = 1.0
+    """Weight of what the first branch teaches the others; 0 = none. The official 1 is nearly inert,
+    about the width of the features weighs like a cross-entropy (see `losses`)."""
+    distil: Distil = field(default_factory=Distil)
+    """What a frozen model, read as `teacher`, teaches all branches."""
     augment: augment.Config = field(default_factory=augment.Config)
     optim: optim.Config = field(default_factory=optim.Config)
     steps: int = 1000
@@ -59,6 +74,44 @@ class Config:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1:
             raise Mistake(f"finetune: steps={self.steps}, batch={self.batch} must be 1 or more")
+        if self.align < 0:
+            raise Mistake(f"finetune: align={self.align} must be 0 or more", "it is a weight")
+        if self.branches and self.reducers:
+            what = "finetune: reducers and branches both name a chain to train with"
+            raise Mistake(what, "leave reducers=(); a branch may have them")
+        _ = self.shapes  # refused here if there are none
+
+    @property
+    def shapes(self) -> tuple[clips.Shape, ...]:
+        """Lengths and sides of which each batch draws one; () where all are those of `clip`."""
+        return self.grids.legal(self.model.patch, self.model.tubelet)
+
+    def ways(self) -> tuple[Branch, ...]:
+        """Return the branches, also where there is but one."""
+        return self.branches or (Branch(reducers=self.reducers),)
+
+    def cases(self) -> Iterator[tuple[clips.Config, tuple[base.Config, ...]]]:
+        """Yield every clip that a step may see, with each chain that it then goes through.
+
+        Raises:
+            Mistake: a clip is no whole number of tubelets or patches.
+        """
+        host = self.model.host(self.reducers)
+        shown = [clips.shaped(self.clip, shape) for shape in self.shapes] or [self.clip]
+        for clip in shown:
+            grid = host.grid_of(clip.frames, clip.size, clip.size)
+            yield from ((clip, way.chain(grid)) for way in self.ways())
+
+    def check(self) -> None:
+        """Refuse what a later step would stumble over, before any work.
+
+        Raises:
+            Mistake: a clip does not fit the host, or a chain does not fit the host or a clip.
+        """
+        host = self.model.host(self.reducers)
+        for clip, reducers in self.cases():
+            grid = host.grid_of(clip.frames, clip.size, clip.size)
+            base.chain_of(reducers, host).check(grid)
 
 
 def run(config: Config, clip_set: ClipSet, inputs: Inputs, report: Report) -> Result:
@@ -67,16 +120,20 @@ def run(config: Config, clip_set: ClipSet, inputs: Inputs, report: Report) -> Re
     Args:
         config: what to train.
         clip_set: its `train` split is read.
-        inputs: `weights` to start from, if any.
+        inputs: `weights` to start from and a `teacher`, if any.
         report: gets the loss and the state after each step.
+
+    Raises:
+        Mistake: clips, chains, heads or teacher do not fit the model.
     """
+    config.check()
     model = config.model.build(len(clip_set.classes), config.reducers, config.seed)
     if "weights" in inputs:
         adopt(model, load_file(inputs["weights"].weights))
     if config.train == "added":
         freeze(model)
     model.to(clip_set.device).train()
-    trainer = _Trainer(config, clip_set, model)
+    trainer = _Trainer(config, clip_set, model, _teacher(config, model, inputs))
     trainer.restore(report.resume())
     while trainer.done < config.steps:
         trainer.step()
@@ -116,10 +173,49 @@ def freeze(model: VideoTransformer) -> None:
         parameter.requires_grad_(is_added(name))
 
 
+def _teacher(config: Config, model: VideoTransformer, inputs: Inputs) -> Teacher | None:
+    """Return the model to learn from, if any."""
+    if not config.distil.weight:
+        return None
+    if "teacher" not in inputs:
+        what = f"distil: weight={config.distil.weight}, but no stage is read as teacher"
+        raise Mistake(what, 'add inputs=(("teacher", stage),), or set weight=0')
+    return taught_by(inputs["teacher"], model, config.distil.layers)
+
+
+def taught_by(source: Input, model: VideoTransformer, layers: int) -> Teacher:
+    """Return a finished training as the teacher of a model, seen in its last `layers` blocks.
+
+    Raises:
+        Mistake: the two have other tokens.
+    """
+    weights = load_file(source.weights)
+    # As many classes as it was trained for: its heads are not read.
+    num_classes = len(weights["heads.0.weight"])
+    teacher: VideoTransformer = source.config.model.build(num_classes, source.config.reducers)
+    teacher.load_state_dict(weights)
+    own, other = model.host, teacher.host
+    for name in ("dim", "tubelet", "patch"):
+        if getattr(own, name) != getattr(other, name):
+            what = f"teacher: {name}={getattr(other, name)}, that of the model {getattr(own, name)}"
+            raise Mistake(what, "both need tokens of one kind")
+    if layers > min(own.depth, other.depth):
+        what = f"distil: layers={layers} of depths {own.depth} and {other.depth}"
+        raise Mistake(what, "compare fewer layers")
+    device = next(model.parameters()).device
+    return Teacher(teacher.to(device), layers)
+
+
 class _Trainer:
     """The moving parts of a training: model, optimiser, position, smoothed loss."""
 
-    def __init__(self, config: Config, clip_set: ClipSet, model: VideoTransformer) -> None:
+    def __init__(
+        self,
+        config: Config,
+        clip_set: ClipSet,
+        model: VideoTransformer,
+        teacher: Teacher | None,
+    ) -> None:
         self.config, self.clip_set, self.model = config, clip_set, model
         self.rank, self.world = rank_and_world()
         if config.batch % self.world:
@@ -129,9 +225,21 @@ class _Trainer:
             )
         self.order = Order(clip_set.ids("train"), config.batch, config.seed)
         self.optimizer = optim.build(model, config.optim)
-        self.forward: nn.Module = DistributedDataParallel(model) if self.world > 1 else model
+        self.shapes = config.shapes
+        self.forward = self._spread(
+            Branches(
+                model, config.ways(), config.align, config.label_smoothing, config.distil, teacher
+            )
+        )
         self.done = 0
         self.loss = torch.zeros((), device=clip_set.device)
+
+    def _spread(self, branches: Branches) -> nn.Module:
+        """Let ranks average their gradients; heads that no branch ends in have none."""
+        if self.world == 1:
+            return branches
+        has_idle = len(self.model.heads) > 1
+        return DistributedDataParallel(branches, find_unused_parameters=has_idle)
 
     def step(self) -> None:
         """Take the next batch."""
@@ -140,10 +248,7 @@ class _Trainer:
         clip_BCTHW, target_BK = self._batch([clip_id for _, clip_id in places], seeds)
         half = self.config.precision == "bfloat16"
         with torch.autocast(clip_BCTHW.device.type, torch.bfloat16, enabled=half):
-            logits_BK = self.forward(clip_BCTHW, seeds=seeds)
-        loss = F.cross_entropy(
-            logits_BK.float(), target_BK, label_smoothing=self.config.label_smoothing
-        )
+            loss = self.forward(clip_BCTHW, target_BK, seeds)
         loss.backward()
         lr = optim.rate(self.done, self.config.steps, self.config.optim)
         optim.step(self.model, self.optimizer, lr, self.config.optim.max_norm)
@@ -153,11 +258,18 @@ class _Trainer:
     def _batch(self, ids: list[int], seeds: list[int]) -> tuple[Tensor, Tensor]:
         rngs = [np.random.default_rng(seed) for seed in seeds]
         starts = [rng.random() for rng in rngs]
-        clip_BCTHW = self.clip_set.load(ids, self.config.clip, starts)
+        clip_BCTHW = self.clip_set.load(ids, self._clip(), starts)
         model = self.config.model
         target_BK = F.one_hot(self.clip_set.labels_of(ids), len(self.clip_set.classes)).float()
         pixels_BCTHW = augment.normalise(clip_BCTHW, model.mean, model.std)
         return augment.augment(pixels_BCTHW, target_BK, self.config.augment, rngs)
+
+    def _clip(self) -> clips.Config:
+        """Return what all clips of the next step show."""
+        if not self.shapes:
+            return self.config.clip
+        shape = clips.draw_shape(self.shapes, self.config.seed, self.done)
+        return clips.shaped(self.config.clip, shape)
 
     def metrics(self) -> dict[str, float]:
         """Return the smoothed loss."""

@@ -5,21 +5,24 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from movies import movie, movies
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from workloads import augment, clips, finetune, optim
-from workloads.clips import ClipSet, Order, seed_of
+from workloads.branches import Branch, Distil, distillation, encoded
+from workloads.clips import ClipSet, Grids, Order, seed_of
 from workloads.mistakes import Mistake
-from workloads.models import videomae
-from workloads.reducers import drop, rlt, tome
-from workloads.stage import Cancelled, Quiet, Result, State
+from workloads.models import fluxvit, videomae
+from workloads.reducers import drop, flux, rlt, tome
+from workloads.stage import Cancelled, Input, Quiet, Result, State
 
 CONFIG = finetune.Config(
     model=videomae.Config(dim=16, depth=2, heads=2, patch=4, frames=4, size=16),
@@ -62,8 +65,31 @@ BUSY = replace(
     augment=augment.Config(crop=0.7, shift=2, flip=0.5, erase=0.5, mix="cutmix"),
     label_smoothing=0.1,
 )
+FLUX = replace(
+    CONFIG,
+    model=fluxvit.Config(
+        dim=16,
+        depth=2,
+        heads=2,
+        patch=4,
+        frames=8,
+        size=16,
+        budgets=(96, 64, 32),
+        pool_heads=4,
+        features=24,
+        layer_scale=1.0,
+    ),
+    clip=clips.Config(frames=8, size=16, sampling="segments"),
+    grids=Grids(frames=(6, 8, 12), sizes=(12, 16, 20), least=60, most=200),
+    branches=tuple(
+        Branch(reducers=(flux.Config(budget=b),), head=i, whole=b)
+        for i, b in enumerate((96, 64, 32))
+    ),
+    align=24.0,
+)
 CONFIGS = {
     "dense": CONFIG,
+    "flux": FLUX,
     "busy": BUSY,
     "drop": replace(CONFIG, reducers=(drop.Config(),)),
     "tome": replace(CONFIG, reducers=(tome.Config(r=10),)),
@@ -233,3 +259,142 @@ def test_mixing_an_odd_batch_is_refused() -> None:
     config = replace(CONFIG, batch=3, augment=augment.Config(mix="mixup"))
     with pytest.raises(Mistake, match="3 clips are odd"):
         train(config)
+
+
+# Several budgets and flexible grids (Flux).
+
+
+class Shapes(ClipSet):
+    """Clips that remember the configs they were asked with."""
+
+    def load(self, ids: Any, config: Any, starts: Any) -> Tensor:
+        self.asked.append(config)
+        return super().load(ids, config, starts)
+
+    @classmethod
+    def seen_by(cls, config: finetune.Config) -> list[clips.Config]:
+        clip_set = cls(**vars(movies()))
+        object.__setattr__(clip_set, "asked", [])
+        finetune.run(config, clip_set, {}, Quiet())
+        return clip_set.asked
+
+
+def test_all_clips_of_a_step_have_one_shape_that_its_seed_and_place_give() -> None:
+    """P13, 9.8: a batch is loaded in one go; another seed, other shapes; all are legal."""
+    config = replace(FLUX, steps=8)
+    asked = Shapes.seen_by(config)
+    assert len(asked) == 8
+    shapes = {shape[:2] for shape in config.shapes}
+    assert {(clip.frames, clip.size) for clip in asked} <= shapes
+    assert len({*asked}) > 2
+    assert asked == Shapes.seen_by(config)
+    assert asked != Shapes.seen_by(replace(config, seed=1))
+
+
+def test_shapes_are_those_that_the_grids_and_the_host_allow() -> None:
+    assert [shape[:2] for shape in FLUX.shapes] == [
+        (6, 16), (6, 20), (8, 12), (8, 16), (8, 20), (12, 12), (12, 16),
+    ]  # fmt: skip
+    assert not CONFIG.shapes
+
+
+def test_every_branch_trains_its_own_head() -> None:
+    before = FLUX.model.build(2).state_dict()
+    after = train(replace(FLUX, steps=2)).weights
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {f"heads.{i}.weight" for i in range(3)} <= moved
+    assert {f"pool.aligners.{i}.linear.weight" for i in range(2)} <= moved
+    alone = train(replace(FLUX, steps=2, branches=FLUX.branches[1:2])).weights
+    assert {name for name in before if not torch.equal(before[name], alone[name])} >= {
+        "heads.1.weight", "blocks.0.mlp.fc1.weight",
+    }  # fmt: skip
+    assert all(torch.equal(before[f"heads.{i}.weight"], alone[f"heads.{i}.weight"]) for i in (0, 2))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"align": -1.0}, "align=-1.0 must be 0 or more"),
+        ({"reducers": (drop.Config(),)}, "reducers and branches both name a chain"),
+        ({"grids": Grids(frames=(8,), sizes=(16,), least=500)}, "no shape has 500 to 6144 tokens"),
+    ],
+)
+def test_branches_and_grids_that_cannot_be_are_refused_when_written(
+    wrong: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(Mistake, match=words):
+        replace(FLUX, **wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"grids": Grids(frames=(4, 8), sizes=(16, 20))}, "flux: 4 frames of tokens cannot be 4"),
+        ({"grids": Grids(frames=(7, 8), sizes=(16,))}, "flux: 7 frames of tokens cannot be 2"),
+        ({"grids": Grids(frames=(8,), sizes=(16, 18))}, "18x18 px must be a multiple of the patch"),
+        ({"branches": (Branch(head=3),)}, "head=3 of a model with 3"),
+        ({"distil": Distil(weight=1.0)}, "no stage is read as teacher"),
+    ],
+)
+def test_what_a_later_step_would_stumble_over_is_refused_before_the_first(
+    wrong: dict[str, Any], words: str
+) -> None:
+    """9.7: four frames or an odd number of them, where a selection acts; only there."""
+    clip_set = replace(movies(), frames_of=lambda clip_id: pytest.fail("a clip was read"))
+    with pytest.raises(Mistake, match=words):
+        finetune.run(replace(FLUX, **wrong), clip_set, {}, Quiet())
+
+
+def test_four_frames_are_trained_on_where_all_their_tokens_are_kept() -> None:
+    """9.7: 4 x 3 x 3 tokens are within the budgets of 96 and 64."""
+    config = replace(FLUX, grids=Grids(frames=(4,), sizes=(12,)), branches=FLUX.branches[:2])
+    assert train(replace(config, steps=1)).metrics["train/steps"] == 1
+
+
+# A teacher: a finished training, frozen, that sees all tokens.
+
+
+def taught(config: finetune.Config, source: finetune.Config, folder: Path) -> Result:
+    weights = folder / "teacher.safetensors"
+    if not weights.exists():
+        save_file(train(source).weights, weights)
+    return finetune.run(config, movies(), {"teacher": Input(source, weights)}, Quiet())
+
+
+def test_a_student_comes_closer_to_its_teacher_than_without_it(tmp_path: Path) -> None:
+    """Card 4.4a."""
+    teacher = replace(CONFIG, steps=20, seed=5)
+    student = replace(CONFIG, reducers=(drop.Config(keep=0.5),), steps=40)
+    plain = replace(student, distil=Distil(weight=0.0))
+    gaps = []
+    for config in (plain, replace(student, distil=Distil(weight=5.0, layers=2))):
+        model = config.model.build(2)
+        model.load_state_dict(taught(config, teacher, tmp_path).weights)
+        source = Input(teacher, tmp_path / "teacher.safetensors")
+        pixels = augment.normalise(
+            movies().load((12, 13), config.clip, [0.5] * 2), config.model.mean, config.model.std
+        )
+        full = finetune.taught_by(source, model, 2)(pixels)
+        with torch.no_grad():
+            gaps.append(float(distillation(encoded(model.eval(), pixels, Branch(), None, 2), full)))
+    assert gaps[1] < 0.5 * gaps[0]
+
+
+def test_a_teacher_without_weight_changes_nothing(tmp_path: Path) -> None:
+    assert same(taught(CONFIG, CONFIG, tmp_path).weights, train(CONFIG).weights)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"model": replace(CONFIG.model, dim=32)}, "teacher: dim=16, that of the model 32"),
+        ({"model": replace(CONFIG.model, patch=8)}, "teacher: patch=4, that of the model 8"),
+        ({"distil": Distil(weight=1.0, layers=3)}, "layers=3 of depths 2 and 2"),
+    ],
+)
+def test_a_teacher_with_other_tokens_is_refused(
+    wrong: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    config = replace(CONFIG, **({"distil": Distil(weight=1.0)} | wrong))
+    with pytest.raises(Mistake, match=words):
+        taught(config, CONFIG, tmp_path)

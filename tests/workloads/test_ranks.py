@@ -14,9 +14,10 @@ from movies import movies
 from safetensors.torch import load_file, save_file
 
 from workloads import augment, clips, evaluate, finetune, optim
+from workloads.branches import Branch
 from workloads.mistakes import Mistake
-from workloads.models import videomae
-from workloads.reducers import drop, rlt, tome
+from workloads.models import fluxvit, videomae
+from workloads.reducers import drop, flux, rlt, tome
 from workloads.stage import Input, Quiet, Result
 
 TRAINING = finetune.Config(
@@ -32,10 +33,30 @@ CHAINS: dict[str, tuple[Any, ...]] = {
     "rlt": (rlt.Config(tau=0.1, encode_length=True),),
     "tome": (tome.Config(r=10),),
     "drop": (drop.Config(keep=0.5),),
+    "budgets": (),
 }
+BUDGETS = replace(
+    TRAINING,
+    model=fluxvit.Config(
+        dim=16, depth=2, heads=2, patch=4, frames=8, size=16, budgets=(96, 64, 32), pool_heads=4,
+        features=24, layer_scale=1.0,
+    ),
+    clip=clips.Config(frames=8, size=16, sampling="segments"),
+    grids=clips.Grids(frames=(6, 8), sizes=(16, 20), least=96),
+    # The third head and its aligner idle.
+    branches=tuple(
+        Branch(reducers=(flux.Config(budget=b),), head=i) for i, b in ((0, 96), (1, 64))
+    ),
+)  # fmt: skip
+# What shifts all keys of a pool alike changes nothing: gradients are rounding errors and no more.
+SHIFTS = (".k.bias", ".norm_k.bias")
 # 5 clips, in batches of 2: one rank has 3 of them in two batches, the other 2 in one.
 MEASURE = evaluate.Config(clip=TRAINING.clip, batch=2)
 CLIPS = movies(train=10, val=5)
+
+
+def training_of(name: str) -> finetune.Config:
+    return BUDGETS if name == "budgets" else replace(TRAINING, reducers=CHAINS[name])
 
 
 class Together(Quiet):
@@ -54,7 +75,7 @@ def both(training: finetune.Config, folder: Path, report: Quiet) -> Result:
     assert trained.weights is not None
     path = folder / "weights.safetensors"
     save_file(trained.weights, path)
-    config = replace(MEASURE, reducers=training.reducers)
+    config = replace(MEASURE, clip=training.clip, reducers=training.reducers)
     return evaluate.run(config, CLIPS, {"weights": Input(training, path)}, report)
 
 
@@ -67,10 +88,10 @@ def work(rank: int, folder: Path) -> None:
         world_size=2,
         timeout=timedelta(seconds=30),
     )
-    for name, chain in CHAINS.items():
+    for name in CHAINS:
         mine = folder / name / str(rank)
         mine.mkdir(parents=True)
-        result = both(replace(TRAINING, reducers=chain), mine, Together())
+        result = both(training_of(name), mine, Together())
         torch.save(result.clips.to_pydict(), mine / "clips.pt")
     with pytest.raises(Mistake, match="batch=5 must be a multiple of the ranks"):
         finetune.run(replace(TRAINING, batch=5), CLIPS, {}, Quiet())
@@ -86,12 +107,13 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", CHAINS)
 def test_two_ranks_equal_one_up_to_rounding(name: str, two_ranks: Path, tmp_path: Path) -> None:
-    alone = both(replace(TRAINING, reducers=CHAINS[name]), tmp_path, Quiet()).clips.to_pydict()
+    alone = both(training_of(name), tmp_path, Quiet()).clips.to_pydict()
     expected = load_file(tmp_path / "weights.safetensors")
     for rank in "01":
         folder = two_ranks / name / rank
         for key, weight in load_file(folder / "weights.safetensors").items():
-            torch.testing.assert_close(weight, expected[key], atol=1e-4, rtol=1e-4)
+            if not key.endswith(SHIFTS):
+                torch.testing.assert_close(weight, expected[key], atol=1e-4, rtol=1e-4)
         found = torch.load(folder / "clips.pt", weights_only=True)
         assert found["clip"] == alone["clip"]  # each once, in order
         assert found["label"] == alone["label"]

@@ -1,0 +1,159 @@
+"""The loss of a batch: one model, several chains, each to a head of its own; maybe a teacher.
+
+    loss = sum over branches i of  CE(head_i(f_i), label)
+         + align  * sum over i >= 1 of  alignment(aligner_i(f_i), f_0)
+         + distil * sum over i of  (token_gap + gap(f_i, teacher's f))
+
+f_i is what branch i pools of its tokens, before the head's norm. One branch is plain training. With
+three budgets of Flux this is its multi-budget training ("Flux-Multi", arXiv 2503.14237): the first
+branch, the largest budget, teaches the others and takes no gradient from them. Sums, as there, not
+means: more branches are a longer gradient, which the optimiser cuts to its `max_norm`.
+
+It is a module, so that data-parallel ranks see all branches as one forward.
+
+Legend: B clips, K classes, E pooled width, C T H W video.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from workloads import losses
+from workloads.knobs import Float
+from workloads.mistakes import Mistake
+from workloads.reducers import base
+from workloads.tokens import Grid, Tokens
+from workloads.trace import Trace
+from workloads.vit import VideoTransformer
+
+REVISION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Branch:
+    """A way through the model."""
+
+    reducers: tuple[base.Config, ...] = ()
+    """Chain of this branch; () is dense."""
+    head: int = 0
+    """Classifier that it ends in."""
+    whole: int = 0
+    """Clips of at most so many tokens are not reduced. In Flux the budget, for a training with
+    flexible grids draws clips that have no more than that."""
+
+    def chain(self, grid: Grid) -> tuple[base.Config, ...]:
+        """Return the chain for clips of a grid."""
+        return () if grid[0] * grid[1] * grid[2] <= self.whole else self.reducers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distil:
+    """What is learned from the stage that is read as `teacher`."""
+
+    weight: Annotated[float, Float(0.1, 10.0, log=True, stage="finetune")] = 0.0
+    """Of the gaps, beside a cross-entropy; 0 = there is no teacher."""
+    layers: int = 1
+    """Blocks, the last ones, whose tokens are compared; 0 = pooled features alone."""
+
+    def __post_init__(self) -> None:
+        if self.weight < 0 or self.layers < 0:
+            raise Mistake(f"distil: weight={self.weight}, layers={self.layers} must be 0 or more")
+
+
+class Encoded(NamedTuple):
+    """What a model makes of a batch."""
+
+    pooled_BE: Tensor
+    tokens: list[Tokens]
+    """After each of the last blocks."""
+
+
+class Teacher:
+    """A frozen model that sees all tokens. No module: it belongs to no checkpoint and no rank."""
+
+    def __init__(self, model: VideoTransformer, layers: int) -> None:
+        self.model, self.layers = model.eval().requires_grad_(False), layers
+
+    @torch.no_grad()
+    def __call__(self, clip_BCTHW: Tensor) -> Encoded:
+        return encoded(self.model, clip_BCTHW, Branch(), None, self.layers)
+
+
+def encoded(
+    model: VideoTransformer,
+    clip_BCTHW: Tensor,
+    branch: Branch,
+    seeds: Sequence[int] | None,
+    layers: int,
+) -> Encoded:
+    """Run a model along a branch up to its pooled features."""
+    chain = model.chain(branch.chain(model.host.grid(clip_BCTHW)))
+    with losses.watched(model, layers) as seen:
+        tokens = model.encode(clip_BCTHW, chain, seeds, Trace())
+    return Encoded(model.pool(tokens, branch.head), seen)
+
+
+class Branches(nn.Module):
+    """The loss of a model over its branches.
+
+    Args:
+        model: is trained.
+        branches: the first one teaches the others.
+        align: weight of what it teaches.
+        smoothing: share of the target that is spread over all classes.
+        distil: what `teacher` teaches.
+        teacher: None where nobody does.
+    """
+
+    def __init__(
+        self,
+        model: VideoTransformer,
+        branches: Sequence[Branch],
+        align: float,
+        smoothing: float,
+        distil: Distil,
+        teacher: Teacher | None,
+    ) -> None:
+        super().__init__()
+        heads = [branch.head for branch in branches]
+        if not all(0 <= head < len(model.heads) for head in heads):
+            what = f"branches: head={max(heads)} of a model with {len(model.heads)}"
+            raise Mistake(what, "heads count from 0; the host says how many there are")
+        self.model, self.branches = model, tuple(branches)
+        self.align, self.smoothing = align, smoothing
+        self.distil, self.teacher = distil, teacher
+
+    def forward(self, clip_BCTHW: Tensor, target_BK: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Return the loss of a batch, a scalar."""
+        taught = self.teacher(clip_BCTHW) if self.teacher else None
+        parts, first_BE = [], None
+        for branch in self.branches:
+            layers = self.distil.layers if taught else 0
+            found = encoded(self.model, clip_BCTHW, branch, seeds, layers)
+            logits_BK = self.model.heads[branch.head](self.model.head_norm(found.pooled_BE))
+            smoothing = self.smoothing
+            parts.append(F.cross_entropy(logits_BK.float(), target_BK, label_smoothing=smoothing))
+            if taught:
+                parts.append(self.distil.weight * distillation(found, taught))
+            if first_BE is None:
+                first_BE = found.pooled_BE
+            elif self.align:
+                parts.append(self.align * losses.alignment(self._aligned(found, branch), first_BE))
+        return torch.stack(parts).sum()
+
+    def _aligned(self, found: Encoded, branch: Branch) -> Tensor:
+        if branch.head == self.branches[0].head:
+            return found.pooled_BE  # of one kind with the features that it is compared with
+        return self.model.pool.aligned(found.pooled_BE, branch.head)
+
+
+def distillation(student: Encoded, teacher: Encoded) -> Tensor:
+    """Return the gap of pooled features plus that of tokens."""
+    gap = losses.gap(student.pooled_BE, teacher.pooled_BE)
+    return gap + losses.token_gap(student.tokens, teacher.tokens) if teacher.tokens else gap
