@@ -26,7 +26,6 @@ from workloads.vit import VideoTransformer
 
 DRAWN = 3  # configs a reducer
 WITH_BACKGROUND = ("vid_tldr",)
-WITH_BACKGROUND = ("vid_tldr",)
 SMALL = {"dim": 24, "depth": 3, "heads": 2, "patch": 4, "frames": 16}
 HOSTS = {
     "mean-flat-even": videomae.Config(**SMALL, size=16),
@@ -184,9 +183,6 @@ def test_no_cell_is_counted_twice_or_lost_unless_tokens_are_plainly_dropped(
     assert torch.equal(tokens.size_N, tokens.size_N.round().clamp(min=1))
     if tokens.mass_N is not None:
         assert (tokens.mass_N >= 1).all()
-        assert (tokens.mass_N <= tokens.size_N).all()
-        if name_of(config) not in WITH_BACKGROUND:
-            assert (tokens.mass_N >= 1).all()
         assert (tokens.mass_N <= tokens.size_N).all()
         if name_of(config) not in WITH_BACKGROUND:
             assert torch.equal(tokens.mass_N, tokens.size_N)
