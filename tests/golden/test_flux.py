@@ -22,7 +22,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from workloads import parts
+from workloads import clips, losses, parts
 from workloads.augment import normalise
 from workloads.models import fluxvit
 from workloads.reducers import flux
@@ -273,6 +273,55 @@ def check_aligned_features(case: Case) -> None:
         close(pool.aligned(pool(tokens, head), head), official)
 
 
+# The loss, the grids of training, the frames of evaluation.
+
+
+def check_alignment(case: Case) -> None:
+    """A student and its loss, or some of both."""
+    students, expected = case["student"], case["align"]
+    several = zip(students, expected, strict=True) if expected.ndim else [(students, expected)]
+    for student, loss in several:
+        close(losses.alignment(student, case["teacher"]), loss, 1e-6)
+
+
+def check_alignment_of_far_vectors(case: Case) -> None:
+    """Some differences are above 1, where the loss is linear."""
+    ours = losses.alignment(case["student_small"], case["teacher_small"])
+    close(ours, case["align_small"], 1e-6)
+
+
+def shapes_of(case: Case) -> tuple[clips.Shape, ...]:
+    frames, sizes, least_and_most = case["cfg"][:3], case["cfg"][3:6], case["cfg"][6:8]
+    least, most = least_and_most.tolist()
+    grids = clips.Grids(
+        frames=tuple(range(*frames.tolist())),
+        sizes=tuple(range(*sizes.tolist())),
+        least=least,
+        most=most,
+    )
+    return grids.legal(fluxvit.Config().patch)
+
+
+def check_legal_shapes(case: Case) -> None:
+    assert [list(shape) for shape in shapes_of(case)] == case["legal"].tolist()
+
+
+def check_drawn_shapes(case: Case) -> None:
+    """What the official sampler drew is legal for ours too, and one shape a batch."""
+    legal = {shape[:2] for shape in shapes_of(case)}
+    for batch in case["seq"].split(int(case["cfg"][9])):
+        (shape,) = {(time, size) for _, time, size in batch.tolist()}
+        assert shape in legal
+
+
+def check_frames(case: Case) -> None:
+    """A row: frames of the video and of the clip, views (-1: validation), view, then the frames."""
+    for num_frames, length, views, view, *frames in case["table"].tolist():
+        start = clips.View(0, 1) if views < 0 else clips.View(view, views)
+        spec = clips.Config(frames=length, sampling="segments")
+        assert clips.frame_indices(num_frames, spec, start) == frames[:length]
+
+
 # The kind of case that each check reads, and its fields. "" is the array of the case's own name.
 SELECTION = {"importance", "budgets", "dropmask"}
 FORWARD = {"clip_u8", "budget"}
@@ -299,6 +348,11 @@ CHECKS: dict[Callable[[Case], None], tuple[str, set[str]]] = {
     check_logits: (r"fwd\d+", {*FORWARD, "logits"}),
     check_features: (r"fwd\d+", {*FORWARD, "feat"}),
     check_aligned_features: (r"fwd\d+", {*FORWARD, "proj"}),
+    check_alignment: (r"loss", {"student", "teacher", "align"}),
+    check_alignment_of_far_vectors: (r"loss", {"student_small", "teacher_small", "align_small"}),
+    check_legal_shapes: (r"sampler\d+", {"cfg", "legal"}),
+    check_drawn_shapes: (r"sampler\d+", {"cfg", "seq"}),
+    check_frames: (r"frameidx", {"table"}),
 }
 
 CASES, SETTINGS = read(FILE) if FILE.exists() else ({}, {})
