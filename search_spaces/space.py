@@ -9,6 +9,14 @@
 A path names a kind of stage, then fields of its config. Reducers stand in a chain, so `fix` and
 `narrow` make a chain of them, and of anything else just that: `fix(8)` is 8.
 
+Values that only fit each other stand together, so that no other combination can be asked for; their
+paths go on from the one that they stand at:
+
+    "evaluate": either(
+        long=together({"reducers": fix(flux.Config(budget=256)), "clip.frames": fix(16)}),
+        short=together({"reducers": fix(), "clip.frames": fix(8)}),
+    ),
+
 Conditional parameters are what `either` makes: the knobs of an option are asked for only where the
 option was chosen. All of it is plain data, so a study has one canonical form and one key.
 """
@@ -72,7 +80,14 @@ class SameAs:
     path: str
 
 
-Domain = Fixed | Narrow | Either | SameAs | Float | Int | Choice
+@dataclass(frozen=True)
+class Together:
+    """Several fields at once: domains by what their paths have beyond that of this one."""
+
+    domains: tuple[tuple[str, Domain], ...]
+
+
+Domain = Fixed | Narrow | Either | SameAs | Together | Float | Int | Choice
 
 
 def fix(*value: Any) -> Fixed:
@@ -113,6 +128,11 @@ def either(**options: Domain) -> Either:
     return Either(tuple(options.items()))
 
 
+def together(domains: Mapping[str, Domain]) -> Together:
+    """Return the domain of several fields, by the end of their paths."""
+    return Together(tuple(domains.items()))
+
+
 def same_as(path: str) -> SameAs:
     """Return the tie to another path, which must stand before this one."""
     return SameAs(path)
@@ -128,15 +148,16 @@ class Space:
         object.__setattr__(self, "domains", tuple(domains.items()))
         seen: set[str] = set()
         for path, domain in self.domains:
-            for leaf in _leaves(domain):
-                _refuse_leaf(path, leaf, seen)
-            seen.add(path)
+            leaves = [*_leaves(path, domain)]
+            for place, leaf in leaves:
+                _refuse_leaf(place, leaf, seen)
+            seen |= {place for place, _ in leaves}
 
     def suggest(self, trial: Trial) -> dict[str, Any]:
         """Ask a trial for everything at once and return the value of each path."""
         chosen: dict[str, Any] = {}
         for path, domain in self.domains:
-            chosen[path] = _ask(trial, path, domain, chosen)
+            chosen |= _ask(trial, path, path, domain, chosen)
         return chosen
 
     def examples(self) -> Iterator[dict[str, Any]]:
@@ -151,17 +172,21 @@ class Space:
     def numbers(self) -> Iterator[tuple[str, int]]:
         """Yield every whole number that a path may come to, where they are not too many."""
         for path, domain in self.domains:
-            for leaf in _leaves(domain):
+            for place, leaf in _leaves(path, domain):
                 if isinstance(leaf, Int) and leaf.high - leaf.low < _MANY * leaf.step:
-                    yield from ((path, n) for n in range(leaf.low, leaf.high + 1, leaf.step))
+                    yield from ((place, n) for n in range(leaf.low, leaf.high + 1, leaf.step))
 
 
-def _leaves(domain: Domain) -> Iterator[Domain]:
-    if not isinstance(domain, Either):
-        yield domain
-        return
-    for _, option in domain.options:
-        yield from _leaves(option)
+def _leaves(path: str, domain: Domain) -> Iterator[tuple[str, Domain]]:
+    """Yield the domains at the ends of a domain, each with its path."""
+    if isinstance(domain, Either):
+        for _, option in domain.options:
+            yield from _leaves(path, option)
+    elif isinstance(domain, Together):
+        for end, part in domain.domains:
+            yield from _leaves(f"{path}.{end}", part)
+    else:
+        yield path, domain
 
 
 def _refuse_leaf(path: str, leaf: Domain, before: set[str]) -> None:
@@ -201,22 +226,35 @@ class _Scripted:
         return None
 
 
-def _ask(trial: Trial, name: str, domain: Domain, chosen: Mapping[str, Any]) -> Any:
+def _ask(
+    trial: Trial, name: str, path: str, domain: Domain, chosen: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the value of a path, or of several; `name` is how the trial knows what it is asked."""
+    match domain:
+        case Either(options):
+            label = trial.suggest_categorical(name, [label for label, _ in options])
+            return _ask(trial, f"{name}.{label}", path, dict(options)[label], chosen)
+        case Together(domains):
+            values: dict[str, Any] = {}
+            for end, part in domains:
+                values |= _ask(trial, f"{name}.{end}", f"{path}.{end}", part, chosen)
+            return values
+        case SameAs(other):
+            return {path: chosen[other]}
+    return {path: _value(trial, name, domain)}
+
+
+def _value(trial: Trial, name: str, domain: Domain) -> Any:
     match domain:
         case Fixed(value):
             return value
         case Narrow(config, knobs):
             values = {
-                knob: _ask(trial, f"{name}.{knob}", value, {}) if isinstance(value, Knob) else value
+                knob: _value(trial, f"{name}.{knob}", value) if isinstance(value, Knob) else value
                 for knob, value in knobs
             }
             made = config(**values)
             return (made,) if is_reducer(made) else made
-        case SameAs(path):
-            return chosen[path]
-        case Either(options):
-            label = trial.suggest_categorical(name, [label for label, _ in options])
-            return _ask(trial, f"{name}.{label}", dict(options)[label], chosen)
         case Float(low, high, log):
             return trial.suggest_float(name, low, high, log=log)
         case Int(low, high, step):

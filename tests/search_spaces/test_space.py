@@ -18,7 +18,7 @@ from optuna.distributions import (
 from optuna.trial import FixedTrial
 
 from search_spaces import demo
-from search_spaces.space import Domain, Space, either, fix, narrow, same_as
+from search_spaces.space import Domain, Space, either, fix, narrow, same_as, together
 from workloads import optim
 from workloads.knobs import Choice, Float, Int
 from workloads.mistakes import Mistake
@@ -220,3 +220,43 @@ def test_a_space_that_makes_no_sense_is_refused_in_words(
 def test_what_cannot_be_asked_is_refused_before_any_work(domain: Callable[[], Any]) -> None:
     with pytest.raises(Mistake):
         replace(demo.study(), space=Space({PATH: domain()})).check()
+
+
+# Fields that only fit each other.
+
+PAIRED = Space(
+    {
+        "evaluate": either(
+            long=together(
+                {
+                    "reducers": narrow(drop.Config, keep=Float(0.2, 0.4)),
+                    "clip.frames": fix(16),
+                    "head": either(own=fix(1), other=fix(0)),
+                }
+            ),
+            short=together({"reducers": fix(), "clip.frames": Int(4, 8, step=2)}),
+        )
+    }
+)
+
+
+def test_fields_that_stand_together_are_chosen_together() -> None:
+    answers = {"evaluate": "long", "evaluate.long.reducers.keep": 0.3}
+    assert PAIRED.suggest(FixedTrial({**answers, "evaluate.long.head": "own"})) == {
+        "evaluate.reducers": (drop.Config(keep=0.3),),
+        "evaluate.clip.frames": 16,
+        "evaluate.head": 1,
+    }
+    assert PAIRED.suggest(FixedTrial({"evaluate": "short", "evaluate.short.clip.frames": 6})) == {
+        "evaluate.reducers": (),
+        "evaluate.clip.frames": 6,
+    }
+
+
+def test_examples_and_numbers_of_fields_that_stand_together() -> None:
+    shown = [
+        (example["evaluate.clip.frames"], example.get("evaluate.head", 0))
+        for example in PAIRED.examples()
+    ]
+    assert shown == [(16, 1), (16, 0), (4, 0), (16, 1), (16, 0), (8, 0)]
+    assert [*PAIRED.numbers()] == [("evaluate.clip.frames", n) for n in (4, 6, 8)]
