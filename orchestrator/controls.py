@@ -1,7 +1,8 @@
 """Controls: what each point of a front is worth beyond having fewer tokens.
 
 Derived after the search, at the tokens that the point achieved; never on the front. A training-free
-point is compared on its own checkpoint with random drop, fewer frames and lower resolution. For a
+point is compared on its own checkpoint with what `search_spaces.equal` lists: random drop, fewer
+frames, lower resolution, ToMe at a constant r and, if it merges, at its own schedule. For a
 trained point one model is trained with random drop at the mean keep ratio of its training (in steps
 of 0.05, shared by all points of that checkpoint), and evaluated with random drop at the point's
 tokens.
@@ -23,6 +24,7 @@ from orchestrator.memory import DENSE, Memory
 from orchestrator.search import Halted, Heard, record_of
 from orchestrator.stages import Launch, StageFailed
 from orchestrator.store import Store
+from search_spaces import equal
 from search_spaces.study import Stage
 from workloads import finetune
 from workloads.reducers import drop
@@ -87,17 +89,15 @@ class Controls:
             return
         chosen = self.memory.chosen(point.trial)
         plan = self.study.plan(chosen)
-        tokens, cells = point.metrics["cost/tokens"], _num_cells(plan)
+        model, tokens = _training(plan).model, point.metrics["cost/tokens"]
         if trained_keep is not None:
             keep = max(round(trained_keep / KEEP_STEP), 1) * KEEP_STEP
             training = {"finetune.reducers": (drop.Config(keep=round(keep, 2)),)}
-            changes = {"drop": training | _dropped(cells, tokens)}
+            changes = {"drop": training | equal.dropped(plan.config, model, tokens)}
         else:
-            changes = {"drop": _dropped(cells, tokens), **_smaller_clips(plan, tokens)}
-        if trained_keep is None and point.params["reducer"] == "drop":
-            del changes["drop"]  # it is its own control
+            changes = equal.others(plan.config, model, tokens)
         for kind in self.study.controls:
-            if kind in changes and tokens < cells:
+            if kind in changes and tokens < equal.cells_of(plan.config, model):
                 other = chosen | changes[kind]
                 yield Control(kind, point.trial, other, self.study.plan(other))
 
@@ -122,7 +122,7 @@ class Controls:
                 raise Halted(str(error)) from error
             log.warning("event=no_controls trial=%d reason=%s", point.trial, error)
             return math.nan
-        return outcome.metrics["cost/tokens"] / _num_cells(plan)
+        return outcome.metrics["cost/tokens"] / equal.cells_of(plan.config, _training(plan).model)
 
     def _is_known(self, control: Control) -> bool:
         keys = [stage.key(self.digest) for stage in control.plan.chain()]
@@ -150,36 +150,6 @@ class Controls:
 
 def _training(plan: Stage) -> finetune.Config:
     """Return the config of the training that a plan evaluates."""
-    config = next(iter(plan.chain())).config
+    config = dict(plan.inputs)["weights"].config
     assert isinstance(config, finetune.Config)
     return config
-
-
-def _num_cells(plan: Stage) -> int:
-    """Return the tokens of a full clip as the plan evaluates it."""
-    clip, model = plan.config.clip, _training(plan).model
-    return clip.frames // model.tubelet * (clip.size // model.patch) ** 2
-
-
-def _dropped(cells: int, tokens: float) -> Chosen:
-    return {"evaluate.reducers": (drop.Config(keep=drop.keep_for(cells, tokens)),)}
-
-
-def _smaller_clips(plan: Stage, tokens: float) -> dict[str, Chosen]:
-    """Return fewer frames over the same time, and fewer pixels, with about as many tokens."""
-    clip, model = plan.config.clip, _training(plan).model
-    times, side = clip.frames // model.tubelet, clip.size // model.patch
-    changes: dict[str, Chosen] = {}
-    if times > 1:
-        frames = _nearest(range(1, times), tokens / side**2) * model.tubelet
-        stride = clip.stride * clip.frames / frames
-        changes["frames"] = {"evaluate.clip.frames": frames, "evaluate.clip.stride": stride}
-    if side > 1:
-        square = _nearest([n**2 for n in range(1, side)], tokens / times)
-        changes["resolution"] = {"evaluate.clip.size": math.isqrt(square) * model.patch}
-    return {kind: {"evaluate.reducers": ()} | change for kind, change in changes.items()}
-
-
-def _nearest(counts: Sequence[int], wanted: float) -> int:
-    """Return the count next to the wanted one; of two, the larger."""
-    return min(reversed(counts), key=lambda count: abs(count - wanted))

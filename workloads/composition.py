@@ -15,29 +15,30 @@ from typing import Any
 
 from workloads import models
 from workloads.mistakes import Mistake
+from workloads.models import HostConfig
 from workloads.reducers import available, load
-from workloads.reducers.base import Host, chain_of
+from workloads.reducers.base import chain_of
 
 
-def hosts() -> dict[str, Host]:
+def hosts() -> dict[str, HostConfig]:
     """Return every host in its default form, by name."""
     names = sorted(module.name for module in pkgutil.iter_modules(models.__path__))
-    return {
-        name: importlib.import_module(f"workloads.models.{name}").Config().host() for name in names
-    }
+    modules = {name: importlib.import_module(f"workloads.models.{name}") for name in names}
+    return {name: module.Config() for name, module in modules.items()}
 
 
-def refusal(names: Sequence[str], host: Host) -> str | None:
+def refusal(names: Sequence[str], config: HostConfig) -> str | None:
     """Return why a chain of default reducers cannot be built in a host, None if it can."""
     configs: tuple[Any, ...] = tuple(load(name).Config() for name in names)
+    host = config.host(configs)  # a model that was built with them, if they learn
     try:
-        chain_of(configs, host)
+        chain_of(configs, host).check(config.grid)
     except Mistake as mistake:
         return str(mistake)
     return None
 
 
-def legal_pairs(host: Host) -> dict[str, list[str]]:
+def legal_pairs(host: HostConfig) -> dict[str, list[str]]:
     """Return for each reducer those that it works together with; a host may take none of it."""
     alone = [name for name in available() if refusal((name,), host) is None]
     pairs: dict[str, list[str]] = {name: [] for name in alone}

@@ -15,9 +15,9 @@ from orchestrator.ledger import Ledger
 from orchestrator.memory import Memory
 from orchestrator.store import Store
 from search_spaces.space import Space, fix
-from workloads.reducers import drop, rlt
+from workloads.reducers import drop, rlt, vid_tldr
 
-CELLS, TRAINED = 200, {"finetune.reducers": rlt.Config(tau=0.1)}
+CELLS, DEPTH, TRAINED = 200, 3, {"finetune.reducers": rlt.Config(tau=0.1)}
 
 
 def controls_of(
@@ -33,9 +33,9 @@ def controls_of(
     return {control.kind: control for control in controls.of(point, keep)}
 
 
-def test_a_training_free_point_has_three_on_its_own_checkpoint(tmp_path: Path) -> None:
+def test_a_training_free_point_has_its_own_checkpoint(tmp_path: Path) -> None:
     controls = controls_of(tmp_path, rlt.Config(tau=0.2), tokens=50)
-    assert controls.keys() == {"drop", "frames", "resolution"}
+    assert controls.keys() == {"drop", "frames", "resolution", "tome"}
     training = {control.plan.inputs for control in controls.values()}
     assert len(training) == 1
 
@@ -54,6 +54,20 @@ def test_fewer_frames_see_the_same_seconds(tmp_path: Path) -> None:
 def test_a_lower_resolution_has_about_as_many_tokens(tmp_path: Path) -> None:
     clip = controls_of(tmp_path, rlt.Config(tau=0.2), tokens=70)["resolution"].plan.config.clip
     assert (clip.frames, clip.stride, clip.size) == (16, 1.0, 24)
+
+
+def test_tome_merges_down_to_as_many_tokens_on_average(tmp_path: Path) -> None:
+    (config,) = controls_of(tmp_path, rlt.Config(tau=0.2), tokens=170)["tome"].plan.config.reducers
+    left = [CELLS - layer * config.r for layer in range(DEPTH)]
+    assert sum(left) / DEPTH == pytest.approx(170, abs=1)
+
+
+def test_tome_at_the_schedule_of_a_point_that_merges(tmp_path: Path) -> None:
+    point = vid_tldr.Config(ratio=0.3, layers=1)
+    controls = controls_of(tmp_path, point, tokens=160)
+    (same,) = controls["tome_schedule"].plan.config.reducers
+    assert same.asked(DEPTH) == (0.3, 0.0, 0.0)
+    assert "tome_schedule" not in controls_of(tmp_path / "drop", drop.Config(keep=0.5), tokens=100)
 
 
 def test_random_drop_is_its_own_control(tmp_path: Path) -> None:

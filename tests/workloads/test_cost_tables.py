@@ -9,8 +9,8 @@ import torch
 
 from workloads import cost
 from workloads.cost import COUNTINGS
-from workloads.models import videomae
-from workloads.reducers import tome
+from workloads.models import fluxvit, videomae
+from workloads.reducers import flux, mats, tome, vid_tldr
 
 CLIP = (1, 3, 16, 224, 224)
 VIDEOMAE = {name: videomae.Config(**size) for name, size in videomae.SIZES.items()}
@@ -42,3 +42,81 @@ def test_tome_at_r_65(size: str, published: float, left: int) -> None:
 def test_umt_of_12_frames(size: str, published: float) -> None:
     shape = (1, 3, 12, 224, 224)
     assert gmacs(UMT[size], shape, (), "vid_tldr") == pytest.approx(published, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("size", "published"),
+    [("small", 29.0), ("base", 97.97), ("large", 329.8), ("huge", 666.9)],
+)
+def test_everest_fine_tuning_at_keep_06(size: str, published: float) -> None:
+    chain = (mats.Config(keep=0.6),)
+    assert gmacs(VIDEOMAE[size], CLIP, chain, "mats") == pytest.approx(published, abs=0.06)
+
+
+# Schedules and figures of the official commands; blocks that are not listed merge nothing.
+TLDR = {
+    "base": {
+        (600, 200, 100): (178.0, 1452),
+        (450, 250, 200): (181.3, 1452),
+        (500,): (227.6, 1852),
+        (250, 150, 150, 150): (212.8, 1652),
+        (400, 150, 150): (206.2, 1652),
+        (200, 200, 200, 100): (212.9, 1652),
+        (400, 300): (203.7, 1652),
+        (600, 200): (188.5, 1552),
+    },
+    "large": {
+        (550, 400): (543.4, 1402),
+        (600, 200, 100, 100): (528.6, 1352),
+        (600, 300): (563.1, 1452),
+        (800, 100): (559.0, 1452),
+        (250, 250, 200, 200): (583.7, 1452),
+        (450, 250, 100): (610.9, 1552),
+        (350, 300, 100, 50): (615.7, 1552),
+        (400, 400, 100): (569.8, 1452),
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("size", "counts", "published", "left"),
+    [(size, counts, *row) for size, rows in TLDR.items() for counts, row in rows.items()],
+)
+def test_vid_tldr_on_umt(size: str, counts: tuple[float, ...], published: float, left: int) -> None:
+    chain, shape = (vid_tldr.Config(counts=counts),), (1, 3, 12, 224, 224)
+    assert gmacs(UMT[size], shape, chain, "vid_tldr") == pytest.approx(published, abs=0.06)
+    assert cost.foresee(UMT[size], torch.zeros(shape), chain).left == (left,)
+
+
+def test_vid_tldr_and_umt_to_the_digits_of_the_authors_counter() -> None:
+    shape = (1, 3, 12, 224, 224)
+    assert round(gmacs(UMT["base"], shape, (), "vid_tldr"), 3) == 303.343
+    chain = (vid_tldr.Config(counts=(600, 200, 100)),)
+    assert round(gmacs(UMT["base"], shape, chain, "vid_tldr"), 3) == 177.984
+
+
+BUDGETS = (3072, 2048, 1024, 512)
+
+
+@pytest.mark.parametrize(
+    ("size", "budget", "computed", "published"),
+    [
+        ("small", *row)
+        for row in zip(BUDGETS, (153.9, 83.3, 32.0, 13.6), (154, 83, 32, 13), strict=True)
+    ]
+    + [
+        ("base", *row)
+        for row in zip(BUDGETS, (440.1, 254.8, 108.1, 49.3), (440, 255, 108, 49), strict=True)
+    ],
+)
+def test_fluxvit_at_a_budget(size: str, budget: int, computed: float, published: int) -> None:
+    """The same from any grid: embedding what is not selected is not counted there, and is here."""
+    config = fluxvit.Config(**fluxvit.SIZES[size])
+    chain = (flux.Config(budget=budget),)
+    for shape in ((1, 3, 16, 224, 224), (1, 3, 24, 252, 252)):
+        counted = gmacs(config, shape, chain, "flux")
+        assert counted == pytest.approx(computed, abs=0.06)
+        assert counted == pytest.approx(published, abs=0.7)
+    trace = cost.foresee(config, torch.zeros(1, 3, 24, 252, 252), chain)
+    embedded = cost.macs_by_clip(trace)["embed"][0]
+    assert embedded == 24 * 18 * 18 * 588 * config.dim
