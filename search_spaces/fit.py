@@ -16,12 +16,14 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 
-from workloads import clips, evaluate, finetune
+from workloads import clips, evaluate, finetune, mae, pretrain
 from workloads.mistakes import Mistake
 from workloads.reducers import base
 from workloads.tokens import Grid, Layout, Tokens, cells
 
-StageConfig = finetune.Config | evaluate.Config
+Learner = pretrain.Config | finetune.Config
+"""The config of a stage that trains: it has the model."""
+StageConfig = Learner | evaluate.Config
 
 # Any below: a config and a field may be of any type.
 
@@ -69,13 +71,13 @@ def _fits(value: Any, hint: Any) -> bool:
     return kind is Any or isinstance(value, kind)
 
 
-def grid_of(config: StageConfig, learner: finetune.Config) -> Grid:
+def grid_of(config: StageConfig, learner: Learner) -> Grid:
     """Return the tokens of a clip in its model; raises Mistake where it is not a whole number."""
     clip = config.clip
     return learner.model.host().grid_of(clip.frames, clip.size, clip.size)
 
 
-def refuse_unfit(config: StageConfig, learner: finetune.Config) -> None:
+def refuse_unfit(config: StageConfig, learner: Learner) -> None:
     """Take clips of nothing through each chain as far as that is cheap: up to the first block.
 
     Raises:
@@ -87,6 +89,9 @@ def refuse_unfit(config: StageConfig, learner: finetune.Config) -> None:
             if not is_reducer(one):
                 raise Mistake(f"reducers: {one!r} is no reducer", "a tuple of Configs")
         _refuse_chain(clip, reducers, learner)
+    if isinstance(config, pretrain.Config):
+        chain = base.chain_of(config.reducers, config.model.host(config.reducers))
+        mae.refuse_reducing_blocks(chain)
 
 
 def cases_of(config: StageConfig) -> Iterator[tuple[clips.Config, tuple[base.Config, ...]]]:
@@ -97,13 +102,11 @@ def cases_of(config: StageConfig) -> Iterator[tuple[clips.Config, tuple[base.Con
         yield config.clip, config.reducers
 
 
-def _refuse_chain(
-    clip: clips.Config, reducers: tuple[base.Config, ...], learner: finetune.Config
-) -> None:
+def _refuse_chain(clip: clips.Config, reducers: tuple[base.Config, ...], learner: Learner) -> None:
     model = learner.model
-    grid = model.host().grid_of(clip.frames, clip.size, clip.size)
     chain = base.chain_of(reducers, model.host(learner.reducers))
-    chain.select(torch.zeros(1, 3, clip.frames, clip.size, clip.size), (0,))
+    grid = chain.grid(model.host().grid_of(clip.frames, clip.size, clip.size))
+    chain.select(torch.zeros(1, 3, grid[0] * model.tubelet, clip.size, clip.size), (0,))
     draw = torch.Generator()
     learned = {base.name_of(c): c.parameters(model.dim, model.grid, draw) for c in learner.reducers}
     chain.check(grid)
@@ -111,7 +114,27 @@ def _refuse_chain(
         reducer.after_embed(_blank(grid, model.dim), learned.get(name))
 
 
-def _refuse_head(config: StageConfig, learner: finetune.Config) -> None:
+def refuse_other_model(learner: Learner, source: Learner) -> None:
+    """Refuse a training that starts from the weights of another model.
+
+    Raises:
+        Mistake: the two hosts differ in more than what is made for a task (pool, heads, clips).
+    """
+    theirs, ours = source.model.host(), learner.model.host()
+    if type(source.model) is not type(learner.model) or theirs != ours:
+        changed = [
+            f"{field.name}={getattr(ours, field.name)} ({getattr(theirs, field.name)})"
+            for field in dataclasses.fields(base.Host)
+            if getattr(ours, field.name) != getattr(theirs, field.name)
+        ]
+        kinds = f"{type(learner.model).__module__} ({type(source.model).__module__})"
+        what = f"weights: the model that reads them has {', '.join(changed) or kinds}"
+        raise Mistake(what, "the stages that pass weights on must have the same model")
+
+
+def _refuse_head(config: StageConfig, learner: Learner) -> None:
+    if isinstance(config, pretrain.Config):
+        return  # it reads none
     ways = config.ways() if isinstance(config, finetune.Config) else (config,)
     heads = [way.head for way in ways]
     if not any(heads):

@@ -12,11 +12,18 @@ import re
 import sys
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 
-from search_spaces.fit import StageConfig, grid_of, refuse_unfit, with_field
+from search_spaces.fit import (
+    Learner,
+    StageConfig,
+    grid_of,
+    refuse_other_model,
+    refuse_unfit,
+    with_field,
+)
 from search_spaces.objectives import GMACS, TOP1, Objective
 from search_spaces.space import Space
 from workloads import (
@@ -26,32 +33,40 @@ from workloads import (
     branches,
     clips,
     cost,
+    decoder,
     evaluate,
     finetune,
     frames,
     losses,
+    mae,
     merging,
     metrics,
     optim,
     parts,
+    pretrain,
     readers,
     tokens,
     trace,
     vit,
 )
 from workloads.datasets import synthetic
-from workloads.knobs import Choice, canonical, key_of, knobs_of
+from workloads.knobs import Choice, canonical, key_of, knobs_of, shown
 from workloads.mistakes import Mistake
 from workloads.reducers import base
 
 Kind = Literal["pretrain", "finetune", "evaluate"]
-Control = Literal["drop", "frames", "resolution"]
+Control = Literal["drop", "frames", "resolution", "tome", "tome_schedule"]
 
-_CONFIGS = {"finetune": finetune.Config, "evaluate": evaluate.Config}
+_CONFIGS = {
+    "pretrain": pretrain.Config,
+    "finetune": finetune.Config,
+    "evaluate": evaluate.Config,
+}
 
 # What a stage goes through beside the modules that its config names. Each must have a REVISION.
 _ALWAYS = (vit, blocks, trace, parts, clips, frames, attention, tokens)
 _BY_KIND = {
+    "pretrain": (pretrain, mae, decoder, augment, optim),
     "finetune": (finetune, branches, losses, augment, optim),
     "evaluate": (evaluate, augment, cost, metrics),  # augment: it normalises pixels
 }
@@ -108,7 +123,7 @@ class Study:
     """In order; the last one is an evaluation. As they stand they are the dense model."""
     space: Space
     objectives: tuple[Objective, ...] = (TOP1, GMACS)
-    controls: tuple[Control, ...] = ("drop", "frames", "resolution")
+    controls: tuple[Control, ...] = get_args(Control)
     """Derived for each point of the front, at its tokens."""
     sampler: str = "tpe"
     """A function of `orchestrator/samplers.py`."""
@@ -171,8 +186,11 @@ class Study:
             Mistake: a chain is not legal in its host, a clip does not fit, a field does not exist.
         """
         for chosen in ({}, *self.space.examples()):
-            for config, learner in _with_learners(self.plan(chosen)):
+            plan = self.plan(chosen)
+            for config, learner in _with_learners(plan):
                 refuse_unfit(config, learner)
+            for learner, source in _successors(plan):
+                refuse_other_model(learner, source)
         for path, number in self.space.numbers():  # what fits at both ends may not between them
             if path.endswith((".clip.frames", ".clip.size")):
                 for config, learner in _with_learners(self.plan({path: number})):
@@ -215,9 +233,12 @@ def _refuse_stages(stages: tuple[Stage, ...]) -> None:
                 raise Mistake(what, "list that stage too, in front of those that read it")
         _refuse_teacher(stage)
         weights = dict(stage.inputs).get("weights")
-        if stage.kind == "evaluate" and (weights is None or weights.kind == "evaluate"):
-            remedy = 'inputs=(("weights", train),), with a stage that trains'
-            raise Mistake("study: an evaluation reads no weights", remedy)
+        if stage.kind == "evaluate" and (weights is None or weights.kind != "finetune"):
+            remedy = 'inputs=(("weights", train),), with a stage that trains a classifier'
+            raise Mistake("study: an evaluation reads no weights of a finetune", remedy)
+        if stage.kind == "pretrain" and weights is not None and weights.kind != "pretrain":
+            what = f"study: a pretrain reads weights of a {weights.kind}"
+            raise Mistake(what, "only another pretrain has a decoder, too")
 
 
 def _refuse_teacher(stage: Stage) -> None:
@@ -230,20 +251,31 @@ def _refuse_teacher(stage: Stage) -> None:
         raise Mistake(what, 'inputs=(("teacher", train),), with a stage that trains before it')
 
 
-def _with_learners(plan: Stage) -> Iterator[tuple[StageConfig, finetune.Config]]:
+def _with_learners(plan: Stage) -> Iterator[tuple[StageConfig, Learner]]:
     """Yield the config of each stage and of the training whose model it uses."""
     for stage in plan.chain():
         source = stage if stage.kind != "evaluate" else dict(stage.inputs)["weights"]
-        assert isinstance(source.config, finetune.Config), "checked when the study is written"
+        assert isinstance(source.config, Learner), "checked when the study is written"
         yield stage.config, source.config
+
+
+def _successors(plan: Stage) -> Iterator[tuple[Learner, Learner]]:
+    """Yield each training that starts from the weights of another one, and that one."""
+    for stage in plan.chain():
+        source = dict(stage.inputs).get("weights")
+        if source is not None and isinstance(stage.config, Learner):
+            assert isinstance(source.config, Learner), "checked when the study is written"
+            yield stage.config, source.config
 
 
 def _shrink(stage: Stage) -> Stage:
     clip = replace(stage.config.clip, frames=8, stride=1.0, size=32)
     config: StageConfig = replace(stage.config, clip=clip, batch=8)
-    if isinstance(config, finetune.Config):
+    if isinstance(config, Learner):
         model = replace(cast(Any, config.model), dim=16, heads=2, patch=8, frames=8, size=32)
         config = replace(config, steps=4, model=model)
+    if isinstance(config, pretrain.Config):
+        config = replace(config, decoder=replace(config.decoder, dim=12, heads=2))
     return replace(stage, config=config)
 
 
@@ -274,5 +306,5 @@ def _chain_params(configs: tuple[base.Config, ...]) -> dict[str, Any]:
             if isinstance(knob, Choice) and value == getattr(type(config)(), name):
                 continue  # the usual kind needs no mention
             label = f"{base.name_of(config)}.{name}" if names.count(name) > 1 else name
-            params[label] = value
+            params[label] = shown(value)
     return params

@@ -28,7 +28,7 @@ LAYERS = (
     "workloads.models workloads.losses",
     "workloads.models.* workloads.cost workloads.datasets workloads.composition workloads.mae "
     "workloads.branches",
-    "workloads.finetune workloads.evaluate",
+    "workloads.finetune workloads.evaluate workloads.pretrain",
     # what may vary
     "search_spaces.objectives search_spaces.fit",
     "search_spaces.space search_spaces.equal",

@@ -95,9 +95,6 @@ class MaskedAutoencoder(nn.Module):
         self, encoder: VideoTransformer, decoder: Decoder, visible_keep: float, norm_eps: float
     ) -> None:
         super().__init__()
-        if not 0 < visible_keep < 1:
-            what = f"pretrain: visible_keep={visible_keep} must be between 0 and 1"
-            raise Mistake(what, "it is the share of all tokens that is shown; the papers: 0.1")
         refuse_reducing_blocks(encoder.chain(None))
         self.encoder, self.decoder, self.visible_keep = encoder, decoder, visible_keep
         self.norm = nn.LayerNorm(encoder.host.dim, norm_eps)
@@ -161,8 +158,9 @@ class MaskedAutoencoder(nn.Module):
         scale_C1 = pixels.new_tensor(host.std)[:, None]
         change_NCP = (pixels - pixels[:, :, :1]) * scale_C1
         change_NCP = change_NCP - change_NCP.mean(dim=2, keepdim=True)
-        deviation_NC1 = change_NCP.std(dim=2, keepdim=True)
-        return (change_NCP / (deviation_NC1 + 1e-6)).transpose(1, 2).flatten(1)
+        # Written out, as `std` complains of no tokens at all.
+        variance_NC1 = change_NCP.square().sum(dim=2, keepdim=True) / (change_NCP.shape[2] - 1)
+        return (change_NCP / (variance_NC1.sqrt() + 1e-6)).transpose(1, 2).flatten(1)
 
 
 def cells_of(tokens: Tokens) -> Tensor:

@@ -1,0 +1,178 @@
+"""Pre-train a host by masked reconstruction (`mae.py`): the plain loop of the `pretrain` stage.
+
+No label is looked at. The reducers of the config select what is worth reconstructing: MATS, RLT,
+Flux, or random drop, their control at equal tokens; () is VideoMAE with random masks. As in
+`finetune`, every number depends on the config and the clips alone, a killed stage ends with the
+same bits, and ranks share the batch: their loss is the mean over the targets of all of them,
+however unequal those are.
+
+Legend: B clips, C T H W video.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from workloads import augment, clips, decoder, mae, optim
+from workloads.clips import ClipSet, Order, seed_of
+from workloads.knobs import Float
+from workloads.mae import MaskedAutoencoder
+from workloads.mistakes import Mistake
+from workloads.models import HostConfig
+from workloads.reducers import base
+from workloads.stage import Inputs, Report, Result, State, rank_and_world
+
+REVISION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that decides the trained weights; defaults follow the EVEREST recipe."""
+
+    model: HostConfig
+    """The encoder; its weights are random, or those of the stage that it reads as `weights`."""
+    clip: clips.Config
+    """What it sees of a video."""
+    reducers: tuple[base.Config, ...] = ()
+    """Chain that selects the tokens to pre-train on; () is all of them."""
+    visible_keep: Annotated[float, Float(0.05, 0.5, stage="pretrain")] = 0.1
+    """Tokens that are shown / all tokens of a clip; the other selected ones are reconstructed."""
+    decoder: decoder.Config = field(default_factory=decoder.Config)
+    augment: augment.Config = field(default_factory=lambda: augment.Config(crop=0.66))
+    optim: optim.Config = field(default_factory=lambda: optim.Config(betas=(0.9, 0.95)))
+    steps: int = 1000
+    """Batches to train on."""
+    batch: int = 32
+    """Clips of a step, over all ranks."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of matrix products; weights, labels and loss stay float32."""
+    seed: int = 0
+    """Of weights, order, augmentation, masks and random reducers."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1:
+            raise Mistake(f"pretrain: steps={self.steps}, batch={self.batch} must be 1 or more")
+        if not 0 < self.visible_keep < 1:
+            what = f"pretrain: visible_keep={self.visible_keep} must be between 0 and 1"
+            raise Mistake(what, "it is the share of all tokens that is shown; the papers: 0.1")
+
+    def check(self) -> None:
+        """Refuse what a later step would stumble over, before any work.
+
+        Raises:
+            Mistake: the clip does not fit the host, or the chain does not fit either of them.
+        """
+        host = self.model.host(self.reducers)
+        chain = base.chain_of(self.reducers, host)
+        mae.refuse_reducing_blocks(chain)
+        chain.check(chain.grid(host.grid_of(self.clip.frames, self.clip.size, self.clip.size)))
+
+
+def run(config: Config, clip_set: ClipSet, inputs: Inputs, report: Report) -> Result:
+    """Train for `config.steps` steps and return the weights of encoder and decoder.
+
+    Args:
+        config: what to train.
+        clip_set: its `train` split is read, without labels.
+        inputs: `weights` of another pre-training to start from, if any.
+        report: gets the loss and the state after each step.
+
+    Raises:
+        Mistake: clips, chain or weights do not fit the model.
+    """
+    config.check()
+    model = mae.build(
+        config.model, config.reducers, config.decoder, config.visible_keep, config.seed
+    )
+    if "weights" in inputs:
+        mae.load(model, load_file(inputs["weights"].weights))
+    model.to(clip_set.device).train()
+    trainer = _Trainer(config, clip_set, model)
+    trainer.restore(report.resume())
+    while trainer.done < config.steps:
+        trainer.step()
+        report.step(trainer.done, config.steps, trainer.metrics, trainer.state)
+    weights = {n: w.detach().cpu().contiguous() for n, w in mae.weights_of(model).items()}
+    return Result(weights, {**trainer.metrics(), "train/steps": config.steps}, None)
+
+
+class _Trainer:
+    """The moving parts of a pre-training: model, optimiser, position, smoothed loss."""
+
+    def __init__(self, config: Config, clip_set: ClipSet, model: MaskedAutoencoder) -> None:
+        self.config, self.clip_set, self.model = config, clip_set, model
+        self.rank, self.world = rank_and_world()
+        if config.batch % self.world:
+            raise Mistake(
+                f"batch={config.batch} must be a multiple of the ranks ({self.world})",
+                "choose other --ranks, or another batch in the study",
+            )
+        self.order = Order(clip_set.ids("train"), config.batch, config.seed)
+        self.optimizer = optim.build(model, config.optim)
+        self.forward: nn.Module = DistributedDataParallel(model) if self.world > 1 else model
+        self.done = 0
+        self.loss = self.tokens = torch.zeros((), device=clip_set.device)
+
+    def step(self) -> None:
+        """Take the next batch."""
+        places = self.order.at(self.done, self.rank, self.world)
+        seeds = [seed_of(self.config.seed, epoch, clip_id) for epoch, clip_id in places]
+        clip_BCTHW = self._batch([clip_id for _, clip_id in places], seeds)
+        half = self.config.precision == "bfloat16"
+        with torch.autocast(clip_BCTHW.device.type, torch.bfloat16, enabled=half):
+            found: mae.Reconstruction = self.forward(clip_BCTHW, seeds=seeds)
+        values, tokens = self._over_ranks(found.label_NV.numel(), sum(found.survivors))
+        # Ranks average gradients: so it is the mean over the targets of all ranks.
+        loss = found.error * self.world / values.clamp(min=1)
+        loss.backward()
+        lr = optim.rate(self.done, self.config.steps, self.config.optim)
+        optim.step(self.model, self.optimizer, lr, self.config.optim.max_norm)
+        self.loss = torch.lerp(loss.detach(), self.loss, 0.95 if self.done else 0.0)
+        self.done += 1
+        self.tokens = torch.lerp(self.tokens, tokens / self.config.batch, 1 / self.done)
+
+    def _over_ranks(self, *counts: int) -> Tensor:
+        """Return the sums of some counts over all ranks."""
+        total = torch.tensor(counts, dtype=torch.float32, device=self.clip_set.device)
+        if self.world > 1:
+            dist.all_reduce(total)
+        return total
+
+    def _batch(self, ids: list[int], seeds: list[int]) -> Tensor:
+        rngs = [np.random.default_rng(seed) for seed in seeds]
+        starts = [rng.random() for rng in rngs]
+        clip_BCTHW = self.clip_set.load(ids, self.config.clip, starts)
+        model, nothing = self.config.model, torch.zeros(len(ids), 1, device=clip_BCTHW.device)
+        pixels_BCTHW = augment.normalise(clip_BCTHW, model.mean, model.std)
+        return augment.augment(pixels_BCTHW, nothing, self.config.augment, rngs)[0]
+
+    def metrics(self) -> dict[str, float]:
+        """Return the smoothed loss, and the selected tokens of a clip, mean over all steps."""
+        return {"train/loss": float(self.loss), "cost/tokens": float(self.tokens)}
+
+    def state(self) -> State:
+        """Return what a later `restore` needs to go on with the next step."""
+        return {
+            "done": self.done,
+            "loss": self.loss,
+            "tokens": self.tokens,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def restore(self, state: State | None) -> None:
+        """Go on from a state; from the start without one."""
+        if state is None:
+            return
+        self.done, device = state["done"], self.clip_set.device
+        self.loss, self.tokens = state["loss"].to(device), state["tokens"].to(device)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
