@@ -84,7 +84,9 @@ class RandomDrop(Reducer):
     def steps(self) -> tuple[Step, ...]:
         if self.config.keep == 1:
             return ()
-        return (Step(At.SELECT, 0, needs=Layout.RAGGED, gives=Layout.EQUAL),)
+        # As many of each clip, but not of each of its frames.
+        gives = Layout.RAGGED if self.host.per_frame else Layout.EQUAL
+        return (Step(At.SELECT, 0, needs=Layout.RAGGED, gives=gives),)
 
     def select(self, clip_BCTHW: Tensor, seeds: Sequence[int]) -> Tensor:
         time, rows, columns = self.host.grid(clip_BCTHW)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workloads.tokens import Tokens, without_prefix
+from workloads.tokens import Tokens, clip_of_token, without_prefix
 from workloads.trace import Trace
 from workloads.vit import VideoTransformer
 
@@ -46,7 +46,8 @@ def encoded(model: VideoTransformer, clip_BCTHW: Tensor, chain: Any = None) -> T
 
 
 def flat_cells(tokens: Tokens) -> list[list[int]]:
-    """Return the flat cell of each token, by sequence."""
+    """Return the flat cell of each token, by clip."""
     _, rows, columns = tokens.grid
     flat_N = tokens.coord_N3 @ torch.tensor([rows * columns, columns, 1])
-    return [flat_L.tolist() for flat_L in flat_N.split(tokens.lengths)]
+    clip_N = clip_of_token(tokens)
+    return [flat_N[clip_N == clip].tolist() for clip in range(tokens.clips[-1] + 1)]

@@ -27,7 +27,7 @@ def names_of(pair: tuple[Any, Any]) -> str:
 def refusal(pair: tuple[Any, Any]) -> Mistake | None:
     """Return why a chain is not legal in the host, None if it is."""
     try:
-        Chain(pair, HOST.host())
+        Chain(pair, HOST.host(pair))
     except Mistake as mistake:
         return mistake
     return None
@@ -38,7 +38,7 @@ def refusal(pair: tuple[Any, Any]) -> Mistake | None:
 def test_every_pair_works_or_is_refused_in_words(pair: tuple[Any, Any]) -> None:
     mistake = refusal(pair)
     if mistake is None:
-        assert HOST.build(5).eval()(scene(frames=16), pair, seeds=SEEDS).isfinite().all()
+        assert HOST.build(5, pair).eval()(scene(frames=16), seeds=SEEDS).isfinite().all()
     else:
         assert f"reducers=({', '.join(map(name_of, pair))}): " in mistake.what
         assert mistake.remedy
