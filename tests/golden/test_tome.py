@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch import Tensor
 from workloads import merging
 from workloads.augment import normalise
 from workloads.blocks import Attention
-from workloads.models import videomae
+from workloads.models import clip, videomae
 from workloads.reducers import tome
 from workloads.reducers.base import Seen
 from workloads.tokens import Layout, Tokens
@@ -199,20 +200,101 @@ def check_video_sizes(case: Case) -> None:
 
 def check_video_sources(case: Case) -> None:
     """Match again what each layer's attention saw: the sources of the whole forward."""
-    model, plans = model_of(case), []
-    reducer = chain(case)[0].build(model.host)
-    for i, block in enumerate(model.blocks):
-        block.attn.register_forward_hook(
-            lambda part, inputs, output, i=i: plans.append(reducer.plan(inputs[1], output[1], i))
-        )
-    model(video_pixels(case), chain(case))
+    plans = plans_of(model_of(case), video_pixels(case), chain(case))
     assert torch.equal(merging.sources(plans), case["source"])
 
 
-# What each check reads. A class-token image model (`image_u8`) has no host of ours yet.
+def plans_of(
+    model: VideoTransformer, pixels_BCTHW: Tensor, chain: tuple[tome.Config]
+) -> list[merging.Plan]:
+    """Return what merged in each block that merged anything."""
+    plans: list[merging.Plan] = []
+    reducer = chain[0].build(model.host)
+    acting = {step.layer for step in reducer.steps()}
+    for i, block in enumerate(model.blocks):
+        if i in acting:
+            block.attn.register_forward_hook(
+                lambda part, inputs, out, i=i: plans.append(reducer.plan(inputs[1], out[1], i))
+            )
+    model(pixels_BCTHW, chain)
+    return plans
+
+
+# An image model with a class token is the host of frames at one frame: `{tag}_r` are the tokens
+# merged in each block, `{tag}_{mode}_...` what comes of it, with sizes on the keys (prop) or not.
+
+
+def image_pixels(case: Case) -> Tensor:
+    host = videomae.Config()  # ImageNet mean and deviation
+    return normalise(case["image_u8"].permute(0, 3, 1, 2)[:, :, None], host.mean, host.std)
+
+
+def image_model_of(case: Case) -> VideoTransformer:
+    side, patch, dim, depth, heads, classes = case["params"].tolist()
+    host = clip.Config(
+        dim=dim,
+        depth=depth,
+        heads=heads,
+        patch=patch,
+        frames=1,
+        size=side,
+        activation="gelu",
+        first_norm=False,
+        embed_bias=True,
+        norm_eps=1e-6,
+    )
+    model = host.build(classes)
+    model.load_state_dict(dict(image_weights(case)))
+    return model.eval().requires_grad_(False)
+
+
+def image_weights(case: Case) -> Iterator[tuple[str, Tensor]]:
+    """Yield the official weights by our names."""
+    for official, value in weights(case).items():
+        if official == "cls_token":
+            yield "begin.class_token", value[0]
+        elif official == "pos_embed":  # the row of the class token first
+            yield "begin.position", value[0, :1]
+            yield "positions.table", value[0, 1:]
+        elif official == "patch_embed.proj.weight":
+            yield official, value[:, :, None]
+        elif official.startswith("norm."):
+            yield f"pool.{official}", value
+        else:
+            yield our_name(official), value
+
+
+def image_chain(case: Case, tag: str, mode: str) -> tuple[tome.Config]:
+    counts = tuple(case[f"{tag}_r"].tolist())
+    return (tome.Config(counts=counts, proportional=mode == "prop"),)
+
+
+def check_image_logits_dense(case: Case) -> None:
+    close(image_model_of(case)(image_pixels(case), ()), case["logits_base"])
+
+
+def check_image_logits(case: Case, tag: str, mode: str) -> None:
+    ours = image_model_of(case)(image_pixels(case), image_chain(case, tag, mode))
+    close(ours, case[f"{tag}_{mode}_logits"])
+
+
+def check_image_sizes(case: Case, tag: str, mode: str) -> None:
+    model = image_model_of(case)
+    chain = model.chain(image_chain(case, tag, mode))
+    tokens = model.encode(image_pixels(case), chain, None, Trace())
+    assert torch.equal(tokens.per_sequence(tokens.size_N)[..., None], case[f"{tag}_{mode}_size"])
+
+
+def check_image_sources(case: Case, tag: str, mode: str) -> None:
+    plans = plans_of(image_model_of(case), image_pixels(case), image_chain(case, tag, mode))
+    assert torch.equal(merging.sources(plans), case[f"{tag}_{mode}_source"])
+
+
+# What each check reads.
 MERGE = {"metric", "x", "params"}
 ATTENTION = {"x", "size", "heads", "w__qkv.weight"}
 VIDEO = {"frames_u8", "params", "r", "w__head.weight"}
+IMAGE = {"image_u8", "params", "w__cls_token", "w__pos_embed"}
 CHECKS: dict[Callable[[Case], None], set[str]] = {
     check_sources: {*MERGE, "source"},
     check_weighted_merge: {*MERGE, "x_out", "size_out"},
@@ -226,6 +308,12 @@ CHECKS: dict[Callable[[Case], None], set[str]] = {
     check_video_logits: {*VIDEO, "logits"},
     check_video_sizes: {*VIDEO, "size"},
     check_video_sources: {*VIDEO, "source"},
+    check_image_logits_dense: {*IMAGE, "logits_base"},
+}
+SCHEDULED = {
+    "logits": check_image_logits,
+    "size": check_image_sizes,
+    "source": check_image_sources,
 }
 
 CASES = read(FILE) if FILE.exists() else {}
@@ -234,6 +322,15 @@ ITEMS = [
     for name, case in CASES.items()
     for check, fields in CHECKS.items()
     if case.keys() >= fields
+]
+ITEMS += [
+    pytest.param(partial(check, tag=tag, mode=mode), case, id=f"{name}-{tag}-{mode}-{what}")
+    for name, case in CASES.items()
+    if case.keys() >= IMAGE
+    for tag in sorted(field.removesuffix("_r") for field in case if field.endswith("_r"))
+    for mode in ("prop", "plain")
+    for what, check in SCHEDULED.items()
+    if f"{tag}_{mode}_{what}" in case
 ]
 
 
