@@ -101,6 +101,20 @@ def test_the_map_knows_no_mass_and_the_output_beside_it_does(masses: bool) -> No
     torch.testing.assert_close(map_SLL, by_head_SALL.mean(dim=1), rtol=1e-5, atol=2e-6)
 
 
+@pytest.mark.parametrize("most", [1.0, 5.0, 1e4])
+def test_beside_a_map_gradients_are_those_without_one(most: float) -> None:
+    """Mass enters there as a weight of the values, here as a bias of the logits."""
+    tokens = packed(EQUAL, masses=True)
+    mass_N = torch.linspace(1, most, sum(EQUAL))
+    tokens = tokens.replace(mass_N=mass_N)
+    inputs = [x.requires_grad_() for x in queries_keys_values(sum(EQUAL))]
+    shown_beside = attend_and_show(*inputs, tokens)[0].square().sum()
+    ours = torch.autograd.grad(shown_beside, inputs)
+    plain = torch.autograd.grad(attend(*inputs, tokens).square().sum(), inputs)
+    for gradient, expected in zip(ours, plain, strict=True):
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=5e-5)
+
+
 @pytest.mark.parametrize(
     ("is_equal", "device", "dtype", "name"),
     [

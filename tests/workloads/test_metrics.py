@@ -1,11 +1,11 @@
-"""Accuracies of a few clips counted by hand."""
+"""Accuracies of a few clips, and finds of a few queries, counted by hand."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from workloads.metrics import mean_class, top_k
+from workloads.metrics import contrastive, mean_class, recall, retrieval, top_k
 
 # Highest logits: classes 2, 0, 1, 1, 0; second highest: 1, 1, 2, 0, 2.
 LOGITS = torch.tensor([[0.0, 1, 2], [2, 1, 0], [0, 2, 1], [1, 2, 0], [2, 0, 1]])
@@ -42,3 +42,61 @@ def test_a_model_that_gives_nan_is_right_about_nothing() -> None:
     logits_BK = torch.full((4, 3), torch.nan)
     assert top_k(logits_BK, torch.zeros(4, dtype=torch.long)) == 0.0
     assert mean_class(logits_BK, torch.zeros(4, dtype=torch.long)) == 0.0
+
+
+# Retrieval: three videos, four texts, of which the second and the third belong to one video.
+
+SCORES_VT = torch.tensor([[0.9, 0.1, 0.3, 0.2], [0.8, 0.2, 0.7, 0.1], [0.5, 0.4, 0.3, 0.2]])
+VIDEO_OF_TEXT = torch.tensor([0, 1, 1, 2])
+
+
+def test_recall_of_a_video_takes_any_of_its_texts() -> None:
+    """Ranks of the best right text: 1, 2, 4; of the right video: 1, 2, 1 and, in a tie, 1."""
+    found = retrieval(SCORES_VT, SCORES_VT.T, VIDEO_OF_TEXT)
+    assert [found[f"v2t/r{k}"] for k in (1, 5, 10)] == [1 / 3, 1, 1]
+    assert [found[f"t2v/r{k}"] for k in (1, 5, 10)] == [3 / 4, 1, 1]
+    assert found["v2t/mean"] == pytest.approx(7 / 9)
+    assert found["mean"] == pytest.approx((7 / 9 + 11 / 12) / 2)
+
+
+def test_of_equal_scores_the_later_one_stands_higher() -> None:
+    score_QG = torch.zeros(4, 4)
+    right_QG = torch.eye(4, dtype=torch.bool)
+    assert [recall(score_QG, right_QG, k) for k in (1, 2, 3, 4)] == [0.25, 0.5, 0.75, 1]
+
+
+def test_recall_never_falls_with_k_and_ends_at_1() -> None:
+    score_QG, right_QG = torch.randn(20, 20), torch.eye(20, dtype=torch.bool)
+    by_k = [recall(score_QG, right_QG, k) for k in range(1, 25)]
+    assert by_k == sorted(by_k)
+    assert by_k[19:] == [1] * 5
+
+
+def test_a_query_without_scores_finds_nothing() -> None:
+    score_QG = torch.eye(3)
+    score_QG[1, 2] = torch.nan
+    assert recall(score_QG, torch.eye(3, dtype=torch.bool)) == 2 / 3
+
+
+def test_contrastive_loss_shares_its_target_among_pairs_of_one_video() -> None:
+    """By hand: the mean over both directions of -sum target * log softmax."""
+    generator = torch.Generator().manual_seed(0)
+    video_BD, text_BD = (torch.randn(4, 6, generator=generator) for _ in range(2))
+    video_BD[2] = 3 * video_BD[1]
+    unit = [x / x.norm(dim=1, keepdim=True) for x in (video_BD, text_BD)]
+    score_BB = (unit[0] @ unit[1].T) / 0.1
+    target_BB = torch.tensor([[1, 0, 0, 0], [0, 0.5, 0.5, 0], [0, 0.5, 0.5, 0], [0, 0, 0, 1]])
+    ways = [-(target_BB * s.log_softmax(dim=1)).sum(dim=1).mean() for s in (score_BB, score_BB.T)]
+    ours = contrastive(video_BD, text_BD, 0.1, torch.tensor([7, 3, 3, 0]))
+    torch.testing.assert_close(ours, (ways[0] + ways[1]) / 2)
+    alone = contrastive(video_BD, text_BD, 0.1)
+    torch.testing.assert_close(alone, contrastive(video_BD, text_BD, 0.1, torch.arange(4)))
+
+
+def test_contrastive_loss_pulls_pairs_together() -> None:
+    generator = torch.Generator().manual_seed(0)
+    video_BD, text_BD = (torch.randn(4, 6, generator=generator).requires_grad_() for _ in range(2))
+    loss = contrastive(video_BD, text_BD, 0.5)
+    gradients = torch.autograd.grad(loss, (video_BD, text_BD))
+    nearer = [x - 0.1 * g for x, g in zip((video_BD, text_BD), gradients, strict=True)]
+    assert contrastive(*nearer, 0.5) < loss
