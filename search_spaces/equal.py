@@ -3,6 +3,7 @@
 drop           tokens at random                    the same checkpoint, the same clip
 frames         fewer frames over the same time     no reduction
 resolution     smaller frames                      no reduction
+grid           the same clip with all its tokens   no reduction: what the clip alone is worth
 tome           ToMe with a constant r              as many tokens, mean over the blocks
 tome_schedule  ToMe with the point's own schedule  for points that merge by another rule
 """
@@ -41,6 +42,7 @@ def others(config: StageConfig, model: HostConfig, tokens: float) -> dict[str, C
     names = {name_of(one) for one in config.reducers}
     changes = {"drop": dropped(config, model, tokens), **_smaller_clips(config, model, tokens)}
     changes |= _merged(config, model, tokens)
+    changes["grid"] = {_REDUCERS: ()}  # more tokens than the point: it says where its gain is from
     if names == {"drop"}:
         del changes["drop"]  # it is its own control
     if names == {"tome"}:

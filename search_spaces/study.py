@@ -55,7 +55,7 @@ from workloads.mistakes import Mistake
 from workloads.reducers import base
 
 Kind = Literal["pretrain", "finetune", "evaluate"]
-Control = Literal["drop", "frames", "resolution", "tome", "tome_schedule"]
+Control = Literal["drop", "frames", "resolution", "tome", "tome_schedule", "grid"]
 
 _CONFIGS = {
     "pretrain": pretrain.Config,
@@ -123,8 +123,9 @@ class Study:
     """In order; the last one is an evaluation. As they stand they are the dense model."""
     space: Space
     objectives: tuple[Objective, ...] = (TOP1, GMACS)
-    controls: tuple[Control, ...] = get_args(Control)
-    """Derived for each point of the front, at its tokens."""
+    controls: tuple[Control, ...] = tuple(kind for kind in get_args(Control) if kind != "grid")
+    """Derived for each point of the front, at its tokens; `grid`, the same clip with all of them,
+    is of use where clips vary."""
     sampler: str = "tpe"
     """A function of `orchestrator/samplers.py`."""
     trials: int
@@ -185,12 +186,11 @@ class Study:
         Raises:
             Mistake: a chain is not legal in its host, a clip does not fit, a field does not exist.
         """
-        for chosen in ({}, *self.space.examples()):
-            plan = self.plan(chosen)
-            for config, learner in _with_learners(plan):
-                refuse_unfit(config, learner)
-            for learner, source in _successors(plan):
-                refuse_other_model(learner, source)
+        plans = {self.plan(chosen): None for chosen in ({}, *self.space.examples())}  # each once
+        for config, learner in {pair: None for plan in plans for pair in _with_learners(plan)}:
+            refuse_unfit(config, learner)
+        for learner, source in {pair: None for plan in plans for pair in _successors(plan)}:
+            refuse_other_model(learner, source)
         for path, number in self.space.numbers():  # what fits at both ends may not between them
             if path.endswith((".clip.frames", ".clip.size")):
                 for config, learner in _with_learners(self.plan({path: number})):
