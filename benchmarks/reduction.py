@@ -6,7 +6,7 @@
 training step (forward, loss, backward, update). 1 means that time falls as the MACs do; selection
 and matching are in both. Settings are chosen so that 0.4-0.6 of the tokens enter a block. ViT-S on
 16 frames of 224 px; `--quick` takes 112 px and a batch of 4. The attention backend stands beside
-each figure.
+each figure, and under the table what each part of a forward loses (see `breakdown`).
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks import clips, command
+from benchmarks import breakdown, clips, command
 from benchmarks.pairs import Comparison, compare
+from benchmarks.settings import LEAST, MOST, chosen
 from workloads import attention, cost, optim
+from workloads.knobs import knobs_of
 from workloads.models import videomae
-from workloads.reducers import base, drop, rlt, tome
+from workloads.reducers import base
 from workloads.trace import Trace
 from workloads.vit import VideoTransformer
 
 NUM_CLASSES = 400
-WANTED, LEAST, MOST = 0.5, 0.4, 0.6  # share of the tokens
-MOST_TAU = 2.0
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class Row:
     forward: Comparison
     train: Comparison
     backend: str
+    lost: dict[str, float]
+    """Share of the reduced forward that each part loses; see `breakdown`."""
 
     def efficiency(self, measured: Comparison) -> float:
         """Return saved time / saved arithmetic."""
@@ -69,6 +71,10 @@ def _measured(data: Path | None, quick: bool) -> dict[str, Any]:
         print(
             f"{_title(row):<28}{row.kept:>6.2f}{1 / row.macs_ratio:>7.2f}  {cells}  {row.backend}"
         )
+    print("lost, % of the reduced forward (its own selection and matching are all lost):")
+    for row in rows:
+        lost = "  ".join(f"{part} {share:+.1%}" for part, share in row.lost.items())
+        print(f"{_title(row):<28}{lost}")
     for row in rows:
         if not LEAST <= row.kept <= MOST:  # such clips allow no other: all still, or all in motion
             print(f"{_title(row)} keeps {row.kept:.2f} of the tokens, not {LEAST} to {MOST}")
@@ -84,35 +90,14 @@ def measure(data: Path | None, quick: bool, device: torch.device) -> tuple[list[
     config = videomae.Config(size=size, **videomae.SIZES[host])
     clip_BCTHW, source = clips.load(data, batch, size, config)
     clip_BCTHW = clip_BCTHW.to(device)
-    model = config.build(NUM_CLASSES).to(device)
-    chosen: list[base.Config] = [
-        rlt_at(model, clip_BCTHW),
-        drop.Config(keep=WANTED),
-        tome_at(model, clip_BCTHW),
-    ]
-    rows = [_row(model, clip_BCTHW, reducer, pairs, dtype) for reducer in chosen]
+    reducers = chosen(config, clip_BCTHW)
+    model = config.build(NUM_CLASSES, tuple(reducers.values())).to(device)
+    rows = [_row(model, clip_BCTHW, reducer, pairs, dtype) for reducer in reducers.values()]
     setting = (
         f"ViT-{host[0].upper()}, 16 x {size} px, batch {batch}, {dtype}, "
         f"{command.machine(device)}; {source}"
     )
     return rows, setting
-
-
-def rlt_at(model: VideoTransformer, clip_BCTHW: Tensor) -> rlt.Config:
-    """Return the threshold at which RLT keeps the wanted share of these clips, or comes nearest."""
-    low, high = 0.0, MOST_TAU
-    for _ in range(20):
-        tau = (low + high) / 2
-        kept = rlt.mask(rlt.score(clip_BCTHW, model.host.tubelet, model.host.patch), tau)
-        low, high = (tau, high) if kept.float().mean() > WANTED else (low, tau)
-    return rlt.Config(tau=round(high, 4))
-
-
-def tome_at(model: VideoTransformer, clip_BCTHW: Tensor) -> tome.Config:
-    """Return the constant r that leaves the wanted share of the tokens, mean over blocks."""
-    time, rows, columns = model.host.grid(clip_BCTHW)
-    removed = time * rows * columns * (1 - WANTED)  # on average; r grows from 0 to twice that
-    return tome.Config(r=round(2 * removed / (model.host.depth - 1)))
 
 
 def _row(
@@ -146,6 +131,7 @@ def _row(
             device,
         ),
         backend=_backend(trace, device, dtype),
+        lost=breakdown.lost(model, clip_BCTHW, chain, dtype),
     )
 
 
@@ -194,8 +180,14 @@ def _train(
 
 
 def _title(row: Row) -> str:
-    shown = {"rlt": "tau", "drop": "keep", "tome": "r"}[row.name]
-    return f"{row.name} {shown}={getattr(row.config, shown)}"
+    config, kind = row.config, type(row.config)
+    knobs = [name for name in knobs_of(kind) if name not in getattr(config, "idle", ())]
+    usual = kind()
+    told = [f"{name}={getattr(config, name)}" for name in knobs]
+    changed = [
+        t for t, n in zip(told, knobs, strict=True) if getattr(config, n) != getattr(usual, n)
+    ]
+    return " ".join([row.name, *(changed or told[:1])])
 
 
 def _cell(row: Row, measured: Comparison) -> str:
@@ -211,6 +203,9 @@ def _answer(rows: list[Row], setting: str) -> dict[str, Any]:
         "speedup": {row.name: round(row.forward.ratio, 4) for row in rows},
         "speedup_train": {row.name: round(row.train.ratio, 4) for row in rows},
         "backend": {row.name: row.backend for row in rows},
+        "lost": {
+            row.name: {part: round(share, 4) for part, share in row.lost.items()} for row in rows
+        },
         "setting": setting,
     }
 
