@@ -199,11 +199,11 @@ class Study:
     def smoke(self) -> Study:
         """Return the same study in seconds: synthetic clips, a tiny model, 2 trials."""
         data = synthetic.Config(train=32, val=16, test=8, side=32, frames=8)
-        small = {stage: _shrink(stage) for stage in self.stages}
-        stages = tuple(
-            replace(small[s], inputs=tuple((role, small[i]) for role, i in s.inputs))
-            for s in self.stages
-        )
+        small: dict[Stage, Stage] = {}
+        for stage in self.stages:
+            inputs = tuple((role, small[needed]) for role, needed in stage.inputs)
+            small[stage] = replace(_shrink(stage), inputs=inputs)
+        stages = tuple(small.values())
         return replace(self, stages=stages, trials=2, data=data)
 
 
