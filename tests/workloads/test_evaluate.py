@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from workloads import augment, clips, cost, evaluate, finetune, optim
 from workloads.clips import seed_of
 from workloads.mistakes import Mistake
-from workloads.models import videomae
-from workloads.reducers import drop, rlt, tome
+from workloads.models import fluxvit, videomae
+from workloads.reducers import drop, flux, rlt, tome
 from workloads.stage import Input, Quiet
 
 TRAINING = finetune.Config(
@@ -177,3 +177,56 @@ def test_training_goes_on_as_before_after_an_evaluation_in_the_same_process(
 def test_evaluations_of_nothing_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(Mistake, match="must be 1 or more"):
         evaluate.Config(clip=TRAINING.clip, **wrong)
+
+
+# A host with a head for each budget, clips that span their video.
+
+FLUX = finetune.Config(
+    model=fluxvit.Config(
+        dim=16,
+        depth=2,
+        heads=2,
+        patch=4,
+        frames=6,
+        size=16,
+        budgets=(96, 32),
+        pool_heads=4,
+        features=24,
+        layer_scale=1.0,
+    ),
+    clip=clips.Config(frames=6, size=16, sampling="segments"),
+)
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Input:
+    path = tmp_path_factory.mktemp("heads") / "weights.safetensors"
+    save_file(FLUX.model.build(2).state_dict(), path)
+    return Input(FLUX, path)
+
+
+@pytest.mark.parametrize("head", [0, 1])
+def test_the_head_of_the_config_is_read_on_one_frame_of_each_part(
+    untrained: Input, head: int
+) -> None:
+    """Also on a clip of another grid than that of training."""
+    spec = replace(FLUX.clip, frames=8, size=12)
+    reducers = (flux.Config(budget=32),)
+    config = evaluate.Config(clip=spec, reducers=reducers, head=head)
+    table = evaluate.run(config, CLIPS, {"weights": untrained}, Quiet()).clips
+    # 12 frames, parts of 11 / 8: no whole frame to their middle.
+    chosen = [round(11 / 8 * i) for i in range(8)]
+    first = CLIPS.splits["val"][0]
+    frames_THWC = clips.fit(CLIPS.frames_of(first)[chosen], spec)
+    raw = torch.from_numpy(frames_THWC)[None].permute(0, 4, 1, 2, 3)
+    pixels = augment.normalise(raw, FLUX.model.mean, FLUX.model.std)
+    expected = FLUX.model.build(2)(pixels, reducers, head=head)
+    torch.testing.assert_close(logits_of(table)[:1], expected.detach())
+    assert set(table["tokens"].to_pylist()) == {32.0}
+
+
+@pytest.mark.parametrize("head", [-1, 2])
+def test_a_head_that_is_not_there_is_refused(untrained: Input, head: int) -> None:
+    config = evaluate.Config(clip=FLUX.clip, head=head)
+    with pytest.raises(Mistake, match=f"head={head} of a model with 2"):
+        evaluate.run(config, CLIPS, {"weights": untrained}, Quiet())
