@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from workloads import cost
+from workloads import cost, decoder, mae
 from workloads.cost import COUNTINGS
-from workloads.models import fluxvit, videomae
-from workloads.reducers import flux, mats, tome, vid_tldr
+from workloads.models import clip, fluxvit, videomae
+from workloads.reducers import flux, inti, mats, tome, vid_tldr
+from workloads.reducers.mats import keep_of
 
 CLIP = (1, 3, 16, 224, 224)
 VIDEOMAE = {name: videomae.Config(**size) for name, size in videomae.SIZES.items()}
@@ -120,3 +121,59 @@ def test_fluxvit_at_a_budget(size: str, budget: int, computed: float, published:
     trace = cost.foresee(config, torch.zeros(1, 3, 24, 252, 252), chain)
     embedded = cost.macs_by_clip(trace)["embed"][0]
     assert embedded == 24 * 18 * 18 * 588 * config.dim
+
+
+# Width and heads of the decoder that the papers take for each size.
+DECODERS = {"small": (192, 3), "base": (384, 6), "large": (512, 8), "huge": (640, 8)}
+
+
+@pytest.mark.parametrize(
+    ("size", "keep", "published"),
+    [
+        ("small", 0.3, 5.74),
+        ("base", 0.3, 19.78),
+        ("large", 0.3, 57.92),
+        ("huge", 0.3, 114.0),
+        ("small", 1.0, 11.54),
+        ("base", 1.0, 35.44),
+        ("large", 1.0, 83.03),
+        ("huge", 1.0, 150.8),
+    ],
+)
+def test_masked_pre_training_with_everest_and_without(
+    size: str, keep: float, published: float
+) -> None:
+    """A tenth of the tokens is visible; without selection (VideoMAE) all others are decoded.
+
+    VideoMAE's tubes leave 20 of 196 tokens a frame visible, which is 4 more than a tenth of 1 568.
+    """
+    visible_keep = keep_of(0.9) if keep < 1 else 160.5 / 1568
+    config, (dim, heads) = VIDEOMAE[size], DECODERS[size]
+    shape = decoder.Config(dim=dim, heads=heads)
+    with torch.device("meta"):
+        model = mae.build(config, (mats.Config(keep=keep),), shape, visible_keep)
+    _, trace = model.traced(torch.zeros(CLIP))
+    counted = cost.by_paper(trace, COUNTINGS["mats"], config.dim) / 1e9
+    assert counted == pytest.approx(published, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("depth", "halve_after"),
+    [
+        (12, (3,)),
+        (24, (6,)),
+        (12, (4, 10)),
+        (12, (5, 8)),
+        (12, (6, 6)),
+        (24, (8, 20)),
+        (24, (9, 18)),
+        (24, (10, 16)),
+        (24, (12, 12)),
+    ],
+)
+def test_inti_saves_three_eighths_of_the_blocks(depth: int, halve_after: tuple[int, ...]) -> None:
+    size = clip.SIZES["base16" if depth == 12 else "large14"]
+    config, shape = clip.Config(**size), (1, 3, 8, 224, 224)
+    chain = (inti.Config(halve_after=halve_after),)
+    dense = gmacs(config, shape, (), "inti")
+    assert 1 - gmacs(config, shape, chain, "inti") / dense == pytest.approx(0.375, abs=1e-12)
