@@ -5,7 +5,9 @@ point is compared on its own checkpoint with what `search_spaces.equal` lists: r
 frames, lower resolution, ToMe at a constant r and, if it merges, at its own schedule. For a
 trained point one model is trained with random drop at the mean keep ratio of its training (in steps
 of 0.05, shared by all points of that checkpoint), and evaluated with random drop at the point's
-tokens.
+tokens. A point whose model was pre-trained on selected tokens also has the same without that
+choice: pre-trained on random tokens, exactly as many (`masking`), and all else as the point. So
+each control takes away one choice, and the others stay.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from orchestrator.stages import Launch, StageFailed
 from orchestrator.store import Store
 from search_spaces import equal
 from search_spaces.study import Stage
-from workloads import finetune
+from workloads import finetune, pretrain
 from workloads.reducers import drop
 
 log = logging.getLogger(__name__)
@@ -96,10 +98,26 @@ class Controls:
             changes = {"drop": training | equal.dropped(plan.config, model, tokens)}
         else:
             changes = equal.others(plan.config, model, tokens)
+        if tokens >= equal.cells_of(plan.config, model):
+            changes = {}
+        changes |= self._masked(plan)
         for kind in self.study.controls:
-            if kind in changes and tokens < equal.cells_of(plan.config, model):
+            if kind in changes:
                 other = chosen | changes[kind]
                 yield Control(kind, point.trial, other, self.study.plan(other))
+
+    def _masked(self, plan: Stage) -> dict[str, Chosen]:
+        """Return random masks in place of the selection of a pre-training, if there is any."""
+        for stage in plan.chain():
+            config = stage.config
+            if not isinstance(config, pretrain.Config):
+                continue
+            done = self.store.find(stage.key(self.digest))
+            if done is not None and not {*map(type, config.reducers)} <= {drop.Config}:
+                cells = equal.cells_of(config, config.model)
+                keep = drop.keep_for(cells, done.metrics["cost/tokens"])
+                return {"masking": {f"{stage.label}.reducers": (drop.Config(keep=keep),)}}
+        return {}
 
     def _as_trained(self, point: Record) -> Stage:
         """Return the evaluation of a point's model under the chain that it was trained with."""

@@ -23,8 +23,9 @@ from orchestrator.memory import Memory
 from orchestrator.search import Asker
 from orchestrator.store import Store
 from orchestrator.summary import Summary
+from search_spaces.fit import Learner
 from search_spaces.study import Study
-from workloads import datasets, finetune
+from workloads import datasets
 from workloads.datasets import Manifest, synthetic
 from workloads.mistakes import Mistake
 
@@ -67,7 +68,7 @@ def run(options: Options, display: Display) -> Summary:
 def _check_ranks(study: Study, ranks: int) -> None:
     for stage in study.stages:
         config = stage.config
-        if isinstance(config, finetune.Config) and config.batch % ranks:
+        if isinstance(config, Learner) and config.batch % ranks:
             raise Mistake(
                 f"--ranks {ranks}: the batch of {study.name!r}, {config.batch} clips, is divided "
                 "among them, and must be a multiple",

@@ -14,8 +14,12 @@ from orchestrator.controls import Control, Controls
 from orchestrator.ledger import Ledger
 from orchestrator.memory import Memory
 from orchestrator.store import Store
+from search_spaces import demo
 from search_spaces.space import Space, fix
-from workloads.reducers import drop, rlt, vid_tldr
+from search_spaces.study import Stage
+from workloads import pretrain
+from workloads.reducers import drop, mats, rlt, vid_tldr
+from workloads.stage import Result
 
 CELLS, DEPTH, TRAINED = 200, 3, {"finetune.reducers": rlt.Config(tau=0.1)}
 
@@ -90,3 +94,55 @@ def test_a_point_that_reduces_nothing_has_none(tmp_path: Path) -> None:
 
 def test_a_training_whose_tokens_could_not_be_measured_has_none(tmp_path: Path) -> None:
     assert not controls_of(tmp_path, rlt.Config(), tokens=50, keep=math.nan, **TRAINED)
+
+
+# A model that was pre-trained on selected tokens.
+
+SELECTED = pretrain.Config(
+    model=demo.MODEL, clip=demo.CLIP, reducers=(mats.Config(keep=0.3),), steps=1
+)
+
+
+def pretrained(tmp_path: Path, tokens: float, *reducers: Any) -> dict[str, Control]:
+    """Return the controls of a point behind a pre-training that left 60 tokens of 200."""
+    first = Stage(kind="pretrain", config=replace(SELECTED, reducers=reducers))
+    train, measure = demo.study().stages
+    train = replace(train, inputs=(("weights", first),))
+    measure = replace(measure, inputs=(("weights", train),))
+    space = Space({"evaluate.reducers": fix(mats.Config(keep=0.5))})
+    memory = Memory(toy(stages=(first, train, measure), space=space), tmp_path / "journal")
+    memory.ask()
+    point = replace(ended(memory, memory.ask()), metrics={"cost/tokens": tokens})
+    store = Store.open(tmp_path / "store")
+    facts = {"seconds": 1.0, "device": "cpu", "kind": "pretrain"}
+    result = Result(None, {"cost/tokens": 60.0}, None)
+    store.attempt(first.key(DIGEST)).publish(result, {}, facts)
+    controls = Controls(memory, Ledger(tmp_path / "ledger"), DIGEST, store)
+    return {control.kind: control for control in controls.of(point, None)}
+
+
+def test_random_masks_in_pretraining_are_a_control_of_their_own(tmp_path: Path) -> None:
+    """As many tokens as the selection left; all behind it as in the point."""
+    controls = pretrained(tmp_path, 100, *SELECTED.reducers)
+    assert controls.keys() == {"drop", "frames", "resolution", "tome", "masking"}
+    first, train, measure = controls["masking"].plan.chain()
+    (config,) = first.config.reducers
+    assert config == drop.Config(keep=drop.keep_for(CELLS, 60))
+    assert replace(first.config, reducers=SELECTED.reducers) == SELECTED
+    assert train.config == demo.TRAIN
+    assert measure.config.reducers == (mats.Config(keep=0.5),)
+
+
+def test_the_other_controls_keep_the_pretraining_of_their_point(tmp_path: Path) -> None:
+    controls = pretrained(tmp_path, 100, *SELECTED.reducers)
+    others = [controls[kind] for kind in controls.keys() - {"masking"}]
+    assert {next(control.plan.chain()).config for control in others} == {SELECTED}
+
+
+def test_a_point_that_reduces_nothing_still_has_that_one(tmp_path: Path) -> None:
+    assert pretrained(tmp_path, CELLS, *SELECTED.reducers).keys() == {"masking"}
+
+
+@pytest.mark.parametrize("reducers", [(), (drop.Config(keep=0.3),)])
+def test_random_masks_are_their_own_control(reducers: Any, tmp_path: Path) -> None:
+    assert "masking" not in pretrained(tmp_path, 100, *reducers)

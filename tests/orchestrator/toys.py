@@ -14,7 +14,7 @@ from search_spaces import demo
 from search_spaces.space import Space, either, fix, narrow
 from search_spaces.study import Study
 from workloads.knobs import Choice, Float, Int
-from workloads.reducers import drop, rlt, tome, vid_tldr
+from workloads.reducers import drop, mats, rlt, tome, vid_tldr
 
 DIGEST = "digest of some clips"
 SCHEDULES = ("constant", "decreasing")
@@ -34,6 +34,7 @@ LEFT: dict[type, Callable[[Any], float]] = {
     tome.Config: lambda config: 1 - config.r / 20,
     drop.Config: lambda config: config.keep,
     vid_tldr.Config: lambda config: 1 - config.ratio,
+    mats.Config: lambda config: config.keep,
 }
 
 
