@@ -7,9 +7,11 @@ that was killed asks what it would have asked.
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
+from typing import Any
 
 from optuna import Study
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.search_space import intersection_search_space
 from optuna.trial import FrozenTrial, TrialState
@@ -78,10 +80,40 @@ def random(seed: int, num_trials: int) -> BaseSampler:
     return RandomSampler(seed=seed)
 
 
+class _Even(RandomSampler):
+    """Takes the option that was taken least often after the same answers."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed=seed)
+        self.draw = Random(seed)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: Any
+    ) -> Any:  # Any: as Optuna has them
+        """Return the value of one parameter; a range has no options and is drawn at random."""
+        if not isinstance(param_distribution, CategoricalDistribution):
+            return super().sample_independent(study, trial, param_name, param_distribution)
+        alike = [
+            other.params[param_name]
+            for other in study.get_trials(deepcopy=False)
+            if other.number < trial.number
+            and param_name in other.params
+            and trial.params.items() <= other.params.items()
+        ]
+        options = param_distribution.choices
+        return min(self.draw.sample(options, len(options)), key=alike.count)  # one of the rarest
+
+
+def even(seed: int, num_trials: int) -> BaseSampler:
+    """Every combination of options in turn: for studies with few of them."""
+    return _Even(seed)
+
+
 SAMPLERS: dict[str, Callable[[int, int], BaseSampler]] = {
     "tpe": tpe,
     "nsga2": nsga2,
     "random": random,
+    "even": even,
 }
 
 

@@ -55,7 +55,7 @@ from workloads.mistakes import Mistake
 from workloads.reducers import base
 
 Kind = Literal["pretrain", "finetune", "evaluate"]
-Control = Literal["drop", "frames", "resolution", "tome", "tome_schedule", "grid"]
+Control = Literal["drop", "frames", "resolution", "tome", "tome_schedule", "grid", "masking"]
 
 _CONFIGS = {
     "pretrain": pretrain.Config,
@@ -80,6 +80,14 @@ class Stage:
     kind: Kind
     config: StageConfig
     inputs: tuple[tuple[Literal["weights", "teacher"], Stage], ...] = ()
+    name: Kind | Literal[""] = ""
+    """What paths call it where two stages are of one kind; "" = as its kind. What classifies images
+    may be the `pretrain` of what classifies videos. No part of its key."""
+
+    @property
+    def label(self) -> str:
+        """What paths begin with."""
+        return self.name or self.kind
 
     def key(self, manifest_digest: str) -> str:
         """Return the name of this work in the store: equal for equal results."""
@@ -153,10 +161,10 @@ class Study:
             shown = ", ".join(f"{o.name} ({o.direction})" for o in self.objectives)
             raise Mistake(f"study: objectives=({shown})", "one to raise and one to lower")
         _refuse_stages(self.stages)
-        kinds = [stage.kind for stage in self.stages]
+        labels = [stage.label for stage in self.stages]
         for path, _ in self.space.domains:
-            if path.partition(".")[0] not in kinds:
-                raise Mistake(f"space: {path!r} is of no stage of this study", f"{kinds}")
+            if path.partition(".")[0] not in labels:
+                raise Mistake(f"space: {path!r} is of no stage of this study", f"{labels}")
 
     @property
     def trains(self) -> bool:
@@ -173,8 +181,8 @@ class Study:
         for stage in self.stages:
             config = stage.config
             for path, value in chosen.items():
-                kind, _, field = path.partition(".")
-                if kind == stage.kind:
+                label, _, field = path.partition(".")
+                if label == stage.label:
                     config = with_field(config, field, value)
             inputs = tuple((role, made[needed]) for role, needed in stage.inputs)
             made[stage] = replace(stage, config=config, inputs=inputs)
@@ -232,6 +240,9 @@ def _refuse_stages(stages: tuple[Stage, ...]) -> None:
                 what = f"study: the {role} of {stage.kind} come from no stage before it"
                 raise Mistake(what, "list that stage too, in front of those that read it")
         _refuse_teacher(stage)
+        if stage.label not in _CONFIGS or (stage.label == "evaluate") != (stage.kind == "evaluate"):
+            what = f"study: a stage of kind {stage.kind!r} cannot be called {stage.name!r}"
+            raise Mistake(what, "pretrain and finetune are names for what trains")
         weights = dict(stage.inputs).get("weights")
         if stage.kind == "evaluate" and (weights is None or weights.kind != "finetune"):
             remedy = 'inputs=(("weights", train),), with a stage that trains a classifier'
@@ -286,7 +297,7 @@ def params_of(plan: Stage, paths: Mapping[str, Any]) -> dict[str, Any]:
     """
     params: dict[str, Any] = {}
     for stage in reversed(list(plan.chain())):
-        prefix = "" if stage.kind == "evaluate" else f"{stage.kind}."
+        prefix = "" if stage.kind == "evaluate" else f"{stage.label}."
         params |= {
             prefix + name: value for name, value in _chain_params(stage.config.reducers).items()
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from toys import SCHEDULES, SPACE, go_on, toy
 from orchestrator import samplers
 from orchestrator.memory import DENSE, Memory
 from orchestrator.samplers import SAMPLERS
+from search_spaces.space import Space, either, fix, narrow
 from search_spaces.study import Study
+from workloads.knobs import Choice
 from workloads.mistakes import Mistake
 from workloads.reducers import rlt, tome
 
@@ -104,6 +107,19 @@ def test_genetic_search_goes_on_without_its_journal(tmp_path: Path) -> None:
     memory.rebuild(records)
     go_on(memory, 12)
     assert all(is_in_space(memory.chosen(number)) for number in range(12, 24))
+
+
+def test_even_search_takes_every_combination_of_options_once_before_any_twice(
+    tmp_path: Path,
+) -> None:
+    reducers = either(none=fix(), tome=narrow(tome.Config, schedule=Choice(SCHEDULES)))
+    space = Space({"evaluate.reducers": reducers, "evaluate.clip.frames": Choice((8, 16))})
+    study = replace(toy(sampler="even", trials=17), space=space)
+    _, *others = choices(study, tmp_path, 17)
+    # Options of the first question alike often, those of the next ones alike often among them.
+    assert [chosen["evaluate.reducers"] for chosen in others].count(()) == 8
+    merging = [str(chosen) for chosen in others if chosen["evaluate.reducers"]]
+    assert len({*merging[: 2 * len(SCHEDULES)]}) == 2 * len(SCHEDULES)
 
 
 def test_an_unknown_sampler_is_refused_with_those_that_exist(tmp_path: Path) -> None:

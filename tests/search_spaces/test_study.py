@@ -12,7 +12,7 @@ from search_spaces import demo
 from search_spaces.fit import with_field
 from search_spaces.objectives import GMACS, TOP1
 from search_spaces.space import Domain, Space, either, fix, narrow
-from search_spaces.study import Stage, Study
+from search_spaces.study import Stage, Study, params_of
 from workloads import finetune
 from workloads.datasets import synthetic
 from workloads.knobs import Choice, Int
@@ -123,6 +123,35 @@ def test_a_study_that_cannot_be_is_refused_when_written(
 ) -> None:
     with pytest.raises(Mistake, match=words):
         replace(STUDY, **changes)
+
+
+def test_two_stages_of_one_kind_have_paths_of_their_own() -> None:
+    first = replace(TRAIN, name="pretrain")
+    second = replace(TRAIN, inputs=(("weights", first),))
+    measure = replace(MEASURE, inputs=(("weights", second),))
+    study = replace(STUDY, stages=(first, second, measure), space=Space({"pretrain.steps": fix(9)}))
+    image, video, _ = study.plan({"pretrain.steps": 9, "finetune.reducers": RLT}).chain()
+    assert (image.config, video.config) == (
+        training(steps=9).config,
+        training(reducers=RLT).config,
+    )
+    assert first.key(DIGEST) == TRAIN.key(DIGEST), "a name is no part of the work"
+    chosen = {"pretrain.steps": 9, "finetune.reducers": RLT}
+    assert params_of(study.plan(chosen), chosen) == {
+        "reducer": "none",
+        "finetune.reducer": "rlt",
+        "finetune.tau": 0.1,
+        "pretrain.reducer": "none",
+        "pretrain.steps": 9,
+    }
+
+
+@pytest.mark.parametrize(
+    "stage", [replace(TRAIN, name="image"), replace(TRAIN, name="evaluate")], ids=["new", "other"]
+)
+def test_a_stage_has_a_name_that_points_can_be_told_by(stage: Stage) -> None:
+    with pytest.raises(Mistake, match="a stage of kind 'finetune' cannot be called"):
+        replace(STUDY, stages=(stage, measuring(of=stage)), space=Space({}))
 
 
 @pytest.mark.parametrize(
