@@ -110,8 +110,8 @@ class Config:
         """
         host = self.model.host(self.reducers)
         for clip, reducers in self.cases():
-            grid = host.grid_of(clip.frames, clip.size, clip.size)
-            base.chain_of(reducers, host).check(grid)
+            chain = base.chain_of(reducers, host)
+            chain.check(chain.grid(host.grid_of(clip.frames, clip.size, clip.size)))
 
 
 def run(config: Config, clip_set: ClipSet, inputs: Inputs, report: Report) -> Result:

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from workloads.mistakes import Mistake
 from workloads.tokens import Tokens, clip_of_token
 from workloads.vit import VideoTransformer
 
@@ -52,9 +53,15 @@ def token_gap(student: Sequence[Tokens], teacher: Sequence[Tokens]) -> Tensor:
     Args:
         student: its tokens after some blocks, any of the grid's cells.
         teacher: its tokens after as many blocks, the full grid.
+
+    Raises:
+        Mistake: they are of another grid, as where the student chose frames.
     """
     gaps = []
     for few, all_of_them in zip(student, teacher, strict=True):
+        if few.grid != all_of_them.grid:
+            what = f"distil: a grid of {few.grid} has no tokens in common with {all_of_them.grid}"
+            raise Mistake(what, "compare pooled features alone: layers=0")
         x_ND, place_N = without_class(few)
         full_ND, _ = without_class(all_of_them)
         gaps.append(gap(x_ND, full_ND[place_N]))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from workloads import losses
 from workloads.branches import Branch, Branches, Distil, Teacher, distillation, encoded
+from workloads.mistakes import Mistake
 from workloads.models import fluxvit, videomae
 from workloads.reducers import drop, flux, rlt, tome
 from workloads.vit import VideoTransformer
@@ -116,6 +117,14 @@ def test_a_model_that_sees_what_its_teacher_sees_has_nothing_to_learn(host: str)
     assert float(distillation(same, taught).detach()) == pytest.approx(0, abs=1e-5)
     other = encoded(model, clips_of(), Branch(reducers=CHAINS["drop"]), (0, 1), layers=3)
     assert float(distillation(other, taught).detach()) > 1e-4
+
+
+def test_tokens_of_another_grid_are_not_compared() -> None:
+    model = HOSTS["class token"].build(2).eval()
+    few = encoded(model, clips_of()[:, :, :6], Branch(), None, layers=1)
+    full = encoded(model, clips_of(), Branch(), None, layers=1)
+    with pytest.raises(Mistake, match="layers=0"):
+        distillation(few, full)
 
 
 def test_a_teacher_is_frozen_and_no_part_of_what_is_trained() -> None:
