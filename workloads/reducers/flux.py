@@ -18,8 +18,9 @@ Deviations from the official code:
   group (1568 tokens, b = 1024: 1020 are kept); `official_count` reproduces that.
 * The sort is stable. Ties are the rule (both first frames of a group score alike) and the official
   sort decides them by chance.
-* Groups of one frame (T = 4), which crash there, and odd T are refused before any work; so is a
-  budget above the grid, which the official code takes for "no selection". `groups` sets another G.
+* Groups of one frame (T = 4), which crash there, and odd T are refused before any work, unless all
+  tokens stay; so is a budget above the grid, which the official code takes for "no selection".
+  `groups` sets another G.
 * A host without patch norms is selected by what it embeds; the paper's tokens are all of one norm.
 
 Invariants: scores do not change with rotations of the channels or with what is added to a place in
@@ -129,17 +130,17 @@ class GroupDynamic(Reducer):
         return (Step(At.EMBED, 0, needs=Layout.GRID, gives=gives),)
 
     def check(self, grid: Grid) -> None:
-        if not self.steps():
-            return
         time, num_cells, budget = grid[0], math.prod(grid), self.config.budget
-        groups = self.groups(time)
-        if time % groups or time // groups < 2:
-            one = f"flux: {time} frames of tokens cannot be {groups} groups of two or more"
-            raise Mistake(one, "show 2, 6, 8, 10, ... of them, or set `groups`")
         if budget > num_cells:
             what = f"flux: budget={budget} is more than the {num_cells} tokens of a clip"
             raise Mistake(what, "choose a smaller budget, more frames or larger ones")
-        if budget and not self.count(grid):
+        if not self.steps() or budget == num_cells:
+            return
+        groups = self.groups(time)
+        if time % groups or time // groups < 2:
+            what = f"flux: {time} frames of tokens cannot be {groups} groups of two or more"
+            raise Mistake(what, "show 2, 6, 8, 10, ... of them, or set `groups`")
+        if not self.count(grid):
             what = f"flux: budget={budget} leaves nothing to each of {groups} groups"
             raise Mistake(what, f"choose a budget of {groups} or more")
 
@@ -158,7 +159,10 @@ class GroupDynamic(Reducer):
         return count if config.budget else max(count, 1)
 
     def kept(self, grid: Grid) -> int:
-        """Return how many tokens a clip keeps."""
+        """Return how many tokens a clip keeps; all, if they are no more than the budget."""
+        num_cells = math.prod(grid)
+        if self.config.budget >= num_cells:
+            return num_cells
         return self.count(grid) * self.groups(grid[0])
 
     def after_embed(self, tokens: Tokens, learned: nn.Module | None) -> Tokens:

@@ -393,6 +393,15 @@ def test_a_refused_grid_is_refused_before_any_work_and_only_with_a_selection() -
         assert model(scene(frames=4), chain).isfinite().all()
 
 
+@pytest.mark.parametrize("official", [False, True])
+def test_where_all_tokens_stay_any_number_of_frames_will_do(official: bool) -> None:
+    for grid in ((4, 4, 4), (7, 3, 3), (1, 2, 3)):
+        config = {"budget": math.prod(grid), "official_count": official}
+        tokens = reduced(features(grid), grid, **config)
+        assert tokens.lengths == (math.prod(grid),) * 2
+        assert tokens.layout == Layout.GRID
+
+
 @pytest.mark.parametrize(
     ("fields", "what"),
     [
