@@ -1,0 +1,107 @@
+"""At a budget of tokens, which frames and pixels should they be chosen from?
+
+    paretoken run flux_budget
+
+Token Optimization of Flux (arXiv 2503.14237): one FluxViT is trained on three budgets at once, each
+batch on a grid of its own; the search then only evaluates. For each budget it varies the grid
+(frames T, side R) that group-dynamic selection takes its tokens from, with the head of that budget.
+Among the grids is the one of just as many tokens, where nothing is chosen: what the paper calls "no
+TO". Controls of each point: random tokens of the same grid, all tokens of the same grid, and as
+many tokens of shorter or smaller clips without a choice.
+
+Expected before the run: the longest clips are best at every budget, and the gain over "no TO" grows
+as the budget shrinks; chosen tokens are far ahead of random ones of the same grid, as little moves
+in these clips. Two things flatter the method: training saw chosen tokens alone wherever a clip had
+more than the budget, and never fewer than 6 frames, so that "no TO" at 4 and 2 frames is a clip of
+a new kind. Choosing is done on val, as everywhere in a search; the size of the val split is the
+limit of what a difference between two grids means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from search_spaces.space import Space, Together, either, fix, together
+from search_spaces.study import Stage, Study
+from workloads import augment, clips, evaluate, finetune, optim
+from workloads.branches import Branch
+from workloads.datasets import synthetic
+from workloads.models import fluxvit
+from workloads.reducers import flux
+
+BUDGETS = (128, 64, 32)  # 8, 4 and 2 whole frames of 32 px, 16 tokens each
+CLIP = clips.Config(frames=16, size=32, sampling="segments")
+MODEL = fluxvit.Config(
+    dim=64,
+    depth=3,
+    heads=2,
+    patch=8,
+    frames=16,
+    size=32,
+    budgets=BUDGETS,
+    pool_heads=4,
+    features=64,
+    layer_scale=1.0,
+)
+TRAINED = clips.Grids(frames=tuple(range(6, 18, 2)), sizes=(24, 32, 40, 48), least=64, most=320)
+SEARCHED = replace(TRAINED, frames=(2, 4, 8, 12, 16), most=400)
+TRAIN = finetune.Config(
+    model=MODEL,
+    clip=CLIP,
+    grids=TRAINED,
+    branches=tuple(
+        Branch(reducers=(flux.Config(budget=budget),), head=MODEL.head_for(budget), whole=budget)
+        for budget in BUDGETS
+    ),
+    align=1.0,
+    augment=augment.Config(shift=2),
+    optim=optim.Config(lr=3e-3, betas=(0.9, 0.98)),
+    steps=700,
+    batch=32,
+)
+
+
+def shapes(budget: int) -> Iterator[clips.Shape]:
+    """Yield the grids with enough tokens for a budget, and on which it can be chosen.
+
+    Grids of just as many tokens are among them: nothing is left out there.
+    """
+    for shape in replace(SEARCHED, least=budget).legal(MODEL.patch, MODEL.tubelet):
+        if shape.tokens == budget or shape.frames != 4:  # no groups of two frames in four
+            yield shape
+
+
+def choice(budget: int, shape: clips.Shape) -> Together:
+    """Return the evaluation of a budget on a grid."""
+    chain = (flux.Config(budget=budget),) if shape.tokens > budget else ()
+    return together(
+        {
+            "reducers": fix(*chain),
+            "head": fix(MODEL.head_for(budget)),
+            "clip.frames": fix(shape.frames),
+            "clip.size": fix(shape.size),
+        }
+    )
+
+
+def study() -> Study:
+    """Return the study."""
+    train = Stage(kind="finetune", config=TRAIN)
+    measure = Stage(
+        kind="evaluate", config=evaluate.Config(clip=CLIP), inputs=(("weights", train),)
+    )
+    grids = {
+        f"b{budget}": either(**{f"{s.frames}x{s.size}": choice(budget, s) for s in shapes(budget)})
+        for budget in BUDGETS
+    }
+    return Study(
+        name="flux_budget",
+        question=str(__doc__).splitlines()[0],
+        stages=(train, measure),
+        space=Space({"evaluate": either(**grids)}),
+        controls=("drop", "frames", "resolution", "grid"),
+        sampler="even",
+        trials=40,  # dense, and as often each budget as the smallest one has grids
+        data=synthetic.Config(train=2400, side=32, frames=24, speeds=("slow",)),
+    )
