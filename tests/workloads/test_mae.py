@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from workloads import cost, decoder, finetune, mae
 from workloads.mae import MaskedAutoencoder
 from workloads.mistakes import Mistake
-from workloads.models import videomae
+from workloads.models import clip, fluxvit, videomae
 from workloads.reducers import drop, mats, rlt, tome
 from workloads.tokens import num_kept
 from workloads.trace import Trace
@@ -196,6 +196,30 @@ def test_half_precision_gives_a_float32_loss() -> None:
         loss = model_of()(scene(), SEEDS).loss
     assert loss.dtype == torch.float32
     assert loss.isfinite()
+
+
+HOSTS = {
+    "per frame": clip.Config(
+        dim=24, depth=2, heads=2, patch=4, frames=8, size=16, adapters="space_time"
+    ),
+    "class token": fluxvit.Config(
+        dim=32, depth=2, heads=2, patch=4, frames=8, size=16, budgets=(32,), pool_heads=4
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTS)
+@pytest.mark.parametrize("reducers", [(mats.Config(keep=0.3),), (rlt.Config(),)])
+def test_every_host_can_be_pretrained(name: str, reducers: tuple[Any, ...]) -> None:
+    model, clip_BCTHW = mae.build(HOSTS[name], reducers, LIGHT, 0.1), scene()
+    found = model(clip_BCTHW, SEEDS)
+    found.loss.backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    ours = mae.loss(model, clip_BCTHW, *split_of(model, clip_BCTHW))
+    assert torch.isclose(ours, found.loss, rtol=1e-5)
+    tuned = HOSTS[name].build(5)
+    missing = finetune.adopt(tuned, {n: w.detach() for n, w in mae.weights_of(model).items()})
+    assert {part.partition(".")[0] for part in missing} <= {*mae.UNUSED}
 
 
 # Weights.
