@@ -37,7 +37,7 @@ from torch.nn import functional as F
 from workloads.blocks import Attention, Block, Mlp, reduce
 from workloads.mistakes import Mistake
 from workloads.models import learned_by
-from workloads.parts import Head, PatchEmbed, Pool
+from workloads.parts import Head, PatchEmbed, Pool, frame_code
 from workloads.reducers import base
 from workloads.reducers.base import Chain, Host
 from workloads.tokens import Grid, Tokens, by_place, offsets, with_prefix
@@ -77,6 +77,9 @@ class Config:
     """Of the MLP: CLIP's x sigmoid(1.702 x), or the exact one."""
     first_norm: bool = True
     """Whether a norm stands before the first block (CLIP)."""
+    position_init: Literal["normal", "sines"] = "normal"
+    """How learned positions begin: CLIP's small noise, or sines, by which small models trained from
+    nothing find places sooner."""
     embed_bias: bool = False
     """Whether the embedding of patches has a bias (not in CLIP)."""
     norm_eps: float = 1e-5
@@ -89,9 +92,16 @@ class Config:
     def __post_init__(self) -> None:
         if self.dim % self.heads:
             raise Mistake(f"model: dim={self.dim} must be a multiple of heads={self.heads}")
-        for field, known in (("adapters", ADAPTERS), ("activation", tuple(ACTIVATIONS))):
+        choices = {
+            "adapters": ADAPTERS,
+            "activation": (*ACTIVATIONS,),
+            "position_init": ("normal", "sines"),
+        }
+        for field, known in choices.items():
             if (value := getattr(self, field)) not in known:
                 raise Mistake(f"model: {field}={value!r}", f"one of {', '.join(known)}")
+        if self.position_init == "sines" and self.dim % 4:
+            raise Mistake(f"model: dim={self.dim} must be a multiple of 4 for sines")
 
     @property
     def tubelet(self) -> int:
@@ -122,8 +132,12 @@ class Config:
             learned=learned,
             default=tuple(reducers),
             begin=Begin(self.dim, self._norm(), self.frames if over_time else 0),
+            config=self,
         )
         initialise(model, generator)
+        if self.position_init == "sines":
+            table_LD = frame_code(*self.grid[1:], self.dim)
+            model.positions.get_parameter("table").data.copy_(table_LD)
         return model
 
     def host(self, reducers: Sequence[base.Config] = ()) -> Host:

@@ -118,6 +118,17 @@ def test_positions_are_those_of_their_place_and_stretched_to_other_frames() -> N
     assert torch.equal(model.positions(wide), stretched.repeat(2, 1))
 
 
+def test_positions_may_begin_as_sines_that_tell_places_apart() -> None:
+    small, sines = (
+        replace(HOST, position_init=start).build(5).positions.get_parameter("table")
+        for start in ("normal", "sines")
+    )
+    assert sines.requires_grad
+    assert sines.square().mean().item() == pytest.approx(0.5)  # of each sine and its cosine
+    assert small.square().mean() < 0.15
+    assert len(sines.unique(dim=0)) == 9
+
+
 # Adapters.
 
 
@@ -315,6 +326,8 @@ def test_costs_are_those_of_torchs_own_counter(adapters: str) -> None:
     [
         ({"heads": 3}, r"dim=16 must be a multiple of heads=3"),
         ({"adapters": "time"}, r"adapters='time'\n  one of none, space, space_time"),
+        ({"position_init": "zero"}, r"position_init='zero'\n  one of normal, sines"),
+        ({"position_init": "sines", "dim": 18}, r"dim=18 must be a multiple of 4"),
         ({"activation": "relu"}, r"activation='relu'\n  one of quick_gelu, gelu"),
     ],
 )
