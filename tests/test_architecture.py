@@ -33,6 +33,7 @@ LAYERS = (
     "search_spaces.objectives search_spaces.fit",
     "search_spaces.space search_spaces.equal",
     "search_spaces.study",
+    "search_spaces.demo",  # whose trained model other studies evaluate
     "search_spaces search_spaces.*",
     # Ray, Optuna, MLflow
     "orchestrator orchestrator.environment orchestrator.credentials orchestrator.files "
