@@ -24,11 +24,11 @@ schedule, and the clips that only one of them gets right:
     3       0.5     0.48            0.628      0.710   24 : 57
 
 So up to 0.4 saliency changes nothing and costs 1 % of the MACs (similarity of whole tokens instead
-of mean keys); at 0.5, where moving tokens must merge too, plain ToMe wins by 6 to 10 points, on
-test as well, and random drop at as many MACs (about 0.78) is ahead of both in 2 or 3 blocks. On the
-front both stand 5 points and more above random drop at equal tokens. Saliency does not mark what
-moves here: its AUC against tubelets that change (RLT at 0.1) is 0.43, 0.44 and 0.43 in the three
-blocks, below chance.
+of mean keys); at 0.5, where moving tokens must merge too, plain ToMe wins by 6 to 10 points (by 4
+to 10 on test), and random drop at as many MACs (about 0.78) is ahead of both in 2 or 3 blocks. On
+the front both stand 5 points and more above random drop at equal tokens. Saliency does not mark
+what moves here: its AUC against tubelets that change (RLT at 0.1) is 0.43, 0.44 and 0.43 in the
+three blocks, below chance.
 """
 
 from __future__ import annotations
