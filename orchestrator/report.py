@@ -96,6 +96,8 @@ def _against(axes: Axes, control: Entry, knee: Entry) -> str:
     """Say what a control of the knee is and how far it lies from the knee."""
     name = recipe(control["params"])
     trained = "" if method(control["params"]) == name else "trained "
+    if control["params"].get("control") == "masking":  # evaluated as the knee itself
+        trained = "pretrained on random tokens, "
     points = 100 * (value_of(control, axes.gain) - value_of(knee, axes.gain))
     return f"{name} ({trained}control of the knee: {points:+.1f} points)"
 

@@ -191,6 +191,15 @@ def test_table_shows_front_dense_and_the_controls_of_the_knee() -> None:
     ]
 
 
+def test_a_control_of_the_pretraining_is_told_from_its_point() -> None:
+    summary = sample()
+    (knee,) = (point for point in summary["front"] if point["trial"] == summary["knee"])
+    params = {**knee["params"], "pretrain.reducer": "drop", "pretrain.keep": 0.3}
+    summary["controls"] = [{**knee, "of": knee["trial"], "params": params | {"control": "masking"}}]
+    said = "rlt tau=0.20 (pretrained on random tokens, control of the knee: +0.0 points)"
+    assert said in " ".join(table(summary).split())
+
+
 def test_table_fits_in_100_columns_whatever_the_names() -> None:
     summary = sample()
     summary["study"] = "a_study_with_a_long_name_" * 3
