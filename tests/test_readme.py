@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 import torch
 
+from workloads import composition
 from workloads.models import videomae
 from workloads.reducers.base import Chain
 
@@ -33,6 +34,10 @@ def test_the_reducer_of_the_readme_keeps_every_nth_tubelet(sparse: ModuleType) -
     assert {visit.lengths for visit in trace.visits if visit.part == "attention"} == {(32, 32)}
     off = Chain((sparse.Config.off(),), model.host)
     assert torch.equal(model(clip_BCTHW, off), model(clip_BCTHW))
+
+
+def test_its_table_of_chains_is_what_can_be_built() -> None:
+    assert composition.table() in README.read_text()
 
 
 def test_its_pictures_are_there_and_small() -> None:
