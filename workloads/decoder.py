@@ -48,6 +48,14 @@ class Config:
     """Sin-cos over the flat index (the papers), or a share of the channels for each axis."""
     norm_eps: float = 1e-6
     """LayerNorm epsilon, also of the norm behind the encoder."""
+    last_eps: float = 0.0
+    """That of the norm before the prediction, 0 = as the others; transformers has 1e-5."""
+    encoder_norm: bool = True
+    """Whether a norm stands behind the encoder."""
+    qv_bias: bool = True
+    """Whether queries and values have a bias."""
+    norm_pixels: bool = True
+    """Predict pixels normalised within their token, or as they are, in 0..1."""
 
     def __post_init__(self) -> None:
         if self.depth < 1 or self.dim % self.heads or self.dim % 2:
@@ -71,13 +79,13 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(
             Block(
                 nn.LayerNorm(width, config.norm_eps),
-                Attention(width, config.heads),
+                Attention(width, config.heads, bias="qv" if config.qv_bias else "none"),
                 nn.LayerNorm(width, config.norm_eps),
                 Mlp(width, hidden),
             )
             for _ in range(config.depth)
         )
-        self.norm = nn.LayerNorm(width, config.norm_eps)
+        self.norm = nn.LayerNorm(width, config.last_eps or config.norm_eps)
         self.head = nn.Linear(width, num_pixels)
 
     def forward(self, visible: Tokens, hidden: Tokens, trace: Trace) -> Tensor:

@@ -11,6 +11,7 @@ Tong et al., "VideoMAE", NeurIPS 2022, arXiv 2203.12602; Hwang et al., "EVEREST"
     decoder   = visible tokens and, for each target, a mask token: see `decoder.py`
     label     = (v - mean) / (sqrt(var) + 1e-6) of the pixels v of a token, for each colour by
                 itself, unbiased; pixel after pixel, colour last
+                (`norm_pixels=False`: v in 0..1, with ImageNet's units, as transformers does)
     loss      = mean over all values of all targets of the batch of (prediction - label)^2
 
 Deviations from the official code:
@@ -55,6 +56,7 @@ from workloads.trace import Trace
 from workloads.vit import VideoTransformer
 
 REVISION = 1
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std
 APART = 1  # seeds of the same clip: what is drawn here is apart from what reducers draw
 UNUSED = ("pool", "heads", "head_norm")
 """Parts of a host that only a classification needs."""
@@ -88,16 +90,22 @@ class MaskedAutoencoder(nn.Module):
         encoder: built with the chain that selects.
         decoder: see above.
         visible_keep: visible tokens / all tokens of a clip.
-        norm_eps: of the norm behind the encoder.
+        config: that of the decoder, which says what it is shown and what it predicts.
     """
 
     def __init__(
-        self, encoder: VideoTransformer, decoder: Decoder, visible_keep: float, norm_eps: float
+        self,
+        encoder: VideoTransformer,
+        decoder: Decoder,
+        visible_keep: float,
+        config: decoders.Config,
     ) -> None:
         super().__init__()
         refuse_reducing_blocks(encoder.chain(None))
         self.encoder, self.decoder, self.visible_keep = encoder, decoder, visible_keep
-        self.norm = nn.LayerNorm(encoder.host.dim, norm_eps)
+        norm = nn.LayerNorm(encoder.host.dim, config.norm_eps)
+        self.norm = norm if config.encoder_norm else nn.Identity()
+        self.norm_pixels = config.norm_pixels
         for part in UNUSED:
             getattr(encoder, part).requires_grad_(False)
 
@@ -155,6 +163,9 @@ class MaskedAutoencoder(nn.Module):
         host = self.encoder.host
         grid = host.grid(clip_BCTHW)
         pixels = self.encoder.patch_embed.tubelets(clip_BCTHW, grid, cell_N).flatten(2).float()
+        if not self.norm_pixels:
+            mean_C1, std_C1 = (pixels.new_tensor(one)[:, None] for one in IMAGENET)
+            return (pixels * std_C1 + mean_C1).transpose(1, 2).flatten(1)
         scale_C1 = pixels.new_tensor(host.std)[:, None]
         change_NCP = (pixels - pixels[:, :, :1]) * scale_C1
         change_NCP = change_NCP - change_NCP.mean(dim=2, keepdim=True)
@@ -260,7 +271,7 @@ def build(
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     nn.init.trunc_normal_(decoder.mask_token, std=0.02, generator=generator)
-    return MaskedAutoencoder(encoder, decoder, visible_keep, config.norm_eps)
+    return MaskedAutoencoder(encoder, decoder, visible_keep, config)
 
 
 def weights_of(model: MaskedAutoencoder) -> dict[str, Tensor]:

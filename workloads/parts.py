@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from workloads.tokens import Grid, Tokens, cells, max_by_clip, sum_by_clip, with_prefix
+from workloads.tokens import Grid, Tokens, cells, max_by_clip, offsets, sum_by_clip, with_prefix
 
 REVISION = 3
 
@@ -200,6 +200,24 @@ class MeanPool(Pool):
         weight_N1 = weight_N1.to(tokens.x_ND.dtype)
         total_BD = sum_by_clip(tokens.x_ND * weight_N1, tokens)
         return self.norm(total_BD / sum_by_clip(weight_N1, tokens))
+
+
+class FirstPool(Pool):
+    """The first token that is left of a clip, normed: what a model without class token may read."""
+
+    def __init__(self, dim: int, norm_eps: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, norm_eps)
+
+    def macs(self, n: int) -> int:
+        """Return the cost of a clip: one token is looked at."""
+        return self.norm.weight.numel()
+
+    def forward(self, tokens: Tokens, head: int = 0) -> Tensor:
+        if tokens.is_equal:
+            return self.norm(tokens.per_sequence(tokens.x_ND)[:, 0])
+        first_B = torch.tensor(offsets(tokens.lengths)[:-1], device=tokens.x_ND.device)
+        return self.norm(tokens.x_ND[first_B])
 
 
 class AttentionPool(Pool):

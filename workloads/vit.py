@@ -50,6 +50,9 @@ class VideoTransformer(nn.Module):
         default: the chain of a forward that names none.
         begin: from embedded tokens with positions to what enters the first block (class tokens).
         head_norm: between pool and classifier.
+        config: the host's Config that it was built from; what is saved beside the weights.
+
+    `labels` are the names of the classes, where they are known.
     """
 
     def __init__(
@@ -64,9 +67,11 @@ class VideoTransformer(nn.Module):
         default: tuple[Config, ...] = (),
         begin: nn.Module | None = None,
         head_norm: nn.Module | None = None,
+        config: object = None,
     ) -> None:
         super().__init__()
-        self.host, self.default = host, default
+        self.host, self.default, self.config = host, default, config
+        self.labels: tuple[str, ...] = ()
         self.patch_embed: PatchEmbed = embed
         self.positions = positions
         self.pool: Pool = pool

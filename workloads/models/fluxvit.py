@@ -138,6 +138,7 @@ class Config:
             default=tuple(reducers),
             begin=ClassToken(self.dim),
             head_norm=nn.LayerNorm(self.features, NORM_EPS),
+            config=self,
         )
         initialise(model, generator)
         return model

@@ -21,6 +21,7 @@ from workloads.blocks import Attention, Block, Mlp
 from workloads.mistakes import Mistake
 from workloads.parts import (
     AttentionPool,
+    FirstPool,
     Head,
     MeanPool,
     PatchEmbed,
@@ -63,14 +64,19 @@ class Config:
     """Frames of a training clip: the grid that positions are made for."""
     size: int = 224
     """Side of a training clip, pixels."""
-    pool: Literal["mean", "size_mean", "attention"] = "mean"
-    """How tokens become a clip; `size_mean` weighs by cells (ToMe for MAE)."""
+    pool: Literal["mean", "size_mean", "first", "attention"] = "mean"
+    """How tokens become a clip; `size_mean` weighs by cells (ToMe for MAE), `first` takes the first
+    token, as transformers does with `use_mean_pooling=False`."""
     positions: Literal["flat", "separable"] = "flat"
     """Sin-cos over the flat index (VideoMAE), or a share of the channels for each axis."""
     embed_init: Literal["xavier", "difference"] = "xavier"
     """`difference`: half of the channels start as the change within a tubelet."""
     norm_eps: float = 1e-6
     """LayerNorm epsilon; VideoMAE 1e-6, the official RLT code 1e-5."""
+    pool_eps: float = 0.0
+    """That of the norm in the pool, 0 = as the others; transformers has 1e-5 behind a mean."""
+    qv_bias: bool = True
+    """Whether queries and values have a bias; keys never have one."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Pixel mean in 0..1 units."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
@@ -113,6 +119,7 @@ class Config:
             heads=[Head(self.dim, num_classes)],
             learned=learned,
             default=tuple(reducers),
+            config=self,
         )
         initialise(model, generator)
         if self.embed_init == "difference":
@@ -144,7 +151,7 @@ class Config:
         dim = self.dim
         return Block(
             nn.LayerNorm(dim, self.norm_eps),
-            Attention(dim, self.heads),
+            Attention(dim, self.heads, bias="qv" if self.qv_bias else "none"),
             nn.LayerNorm(dim, self.norm_eps),
             Mlp(dim, int(dim * self.mlp_ratio)),
         )
@@ -155,9 +162,12 @@ class Config:
         return sincos_1d(self.grid[0] * self.grid[1] * self.grid[2], self.dim)
 
     def _pool(self) -> Pool:
+        eps = self.pool_eps or self.norm_eps
         if self.pool == "attention":
-            return AttentionPool(self.dim, self.norm_eps)
-        return MeanPool(self.dim, self.norm_eps, by_size=self.pool == "size_mean")
+            return AttentionPool(self.dim, eps)
+        if self.pool == "first":
+            return FirstPool(self.dim, eps)
+        return MeanPool(self.dim, eps, by_size=self.pool == "size_mean")
 
 
 def initialise(model: VideoTransformer, generator: torch.Generator) -> None:
