@@ -19,7 +19,7 @@ LAYERS = (
     "workloads workloads.reducers workloads.mistakes",
     "workloads.knobs",
     "workloads.tokens workloads.frames workloads.readers workloads.metrics workloads.stage "
-    "workloads.datasets.manifest workloads.datasets.shapes",
+    "workloads.datasets.manifest workloads.datasets.shapes workloads.names",
     "workloads.attention workloads.parts workloads.reducers.base "
     "workloads.augment workloads.optim workloads.cache workloads.merging workloads.datasets.splits",
     "workloads.trace",
@@ -28,7 +28,9 @@ LAYERS = (
     "workloads.models workloads.losses",
     "workloads.models.* workloads.cost workloads.datasets workloads.composition workloads.mae "
     "workloads.branches",
-    "workloads.finetune workloads.evaluate workloads.pretrain",
+    "workloads.layouts",
+    "workloads.folder",
+    "workloads.finetune workloads.evaluate workloads.pretrain workloads.pretrained",
     # what may vary
     "search_spaces.objectives search_spaces.fit",
     "search_spaces.space search_spaces.equal",
