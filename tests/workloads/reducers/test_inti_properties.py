@@ -395,6 +395,7 @@ def test_p12_in_a_joint_host_the_quadratic_part_falls_to_a_quarter() -> None:
 
 
 def test_p12_earlier_halving_costs_less() -> None:
+    """The card says wall time, which `benchmarks.reduction` takes: a busy machine has no order."""
     totals = [saved(12, (after,))[2] for after in (1, 3, 6, 9, 12)]
     assert totals == sorted(totals, reverse=True)
 

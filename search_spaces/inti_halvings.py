@@ -1,0 +1,85 @@
+"""Where may a trained model halve its frames, and does it matter how two of them become one?
+
+    paretoken run inti_halvings
+
+The dense model of the demo (the same stage, trained once for both) is frozen. Every trial adds
+halvings to it and learns what is added: the networks of InTI, the pool and the head. Three ways of
+making one frame of two, at three places of 3 blocks each, evaluated as they were trained:
+
+    halve_after    blocks see         softmax  InTI-style weights
+    1              8 4 4 tubelets     mean     the plain mean of each pair
+    2              8 8 4              first    every second one is dropped
+    1+2            8 4 2
+
+Mean and first are the controls, at the same MACs but for the networks' share: they stand in the
+space. The host has joint attention, so a halving saves more than its share of the tokens.
+
+Expected, before anything was run: InTI level with the mean or a little above it, the mean above
+dropping, and within a point of no halving where blocks cost 37.5 % less.
+
+Not on the host of frames (`models/clip.py`), for which the method was made: it needs an image model
+to begin with, and these clips hold no label for images. Trained from nothing on them it stayed at
+chance (12.5 % of 8 classes) in 300 steps, per frame and with attention over time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from search_spaces.space import Space, either, narrow, same_as
+from search_spaces.study import Stage, Study
+from workloads import augment, clips, evaluate, finetune, optim
+from workloads.datasets import synthetic
+from workloads.knobs import Choice
+from workloads.models import videomae
+from workloads.reducers import inti
+
+CLIP = clips.Config(frames=16, stride=1.0, size=40)
+MODEL = videomae.Config(
+    dim=64,
+    depth=3,
+    heads=2,
+    patch=8,
+    size=40,
+    pool="attention",
+    positions="separable",
+    embed_init="difference",
+)
+TRAIN = finetune.Config(
+    model=MODEL,
+    clip=CLIP,
+    augment=augment.Config(shift=2),
+    optim=optim.Config(lr=3e-3, betas=(0.9, 0.98)),
+    steps=850,
+    batch=32,
+)
+ADAPT = replace(TRAIN, train="added", steps=200)
+AFTER = Choice(((1,), (2,), (1, 2)), stage="finetune")
+
+
+def study() -> Study:
+    """Return the study."""
+    dense = Stage(kind="finetune", name="pretrain", config=TRAIN)
+    adapt = Stage(kind="finetune", config=ADAPT, inputs=(("weights", dense),))
+    measure = Stage(
+        kind="evaluate", config=evaluate.Config(clip=CLIP), inputs=(("weights", adapt),)
+    )
+    return Study(
+        name="inti_halvings",
+        question=str(__doc__).splitlines()[0],
+        stages=(dense, adapt, measure),
+        space=Space(
+            {
+                "finetune.reducers": either(
+                    softmax=narrow(inti.Config, halve_after=AFTER),
+                    mean=narrow(inti.Config, halve_after=AFTER, weights="mean"),
+                    first=narrow(inti.Config, halve_after=AFTER, weights="first"),
+                ),
+                "evaluate.reducers": same_as("finetune.reducers"),
+            }
+        ),
+        controls=("drop",),
+        sampler="even",
+        trials=10,
+        data=synthetic.Config(),
+    )
