@@ -75,7 +75,7 @@ def read(path: str | Path) -> Folder:
     fields = Fields(values, source)
     config, chain = _host(architecture, fields)
     config, fit = _as_shown(config, path)
-    labels = _labels(values.get("id2label", {}), source)
+    labels = _labels(values.get("id2label") or {}, source)
     return Folder(
         path=path,
         architecture=architecture,
@@ -174,8 +174,8 @@ def _as_shown(config: HostConfig, path: Path) -> tuple[HostConfig, Literal["crop
 
 def _tell_other_size(fields: Fields, config: HostConfig) -> None:
     size = fields.values.get("crop_size", fields.values.get("size"))
-    sides = {*size.values()} if isinstance(size, dict) else {size}
-    if sides - {None, config.size}:
+    sides = [*size.values()] if isinstance(size, dict) else [size]
+    if any(side not in (None, config.size) for side in sides):
         told = "%s: clips of %s px, but the model is for %d px, which counts"
         log.warning(told, fields.source, ", ".join(map(str, sides)), config.size)
 

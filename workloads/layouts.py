@@ -83,7 +83,7 @@ class Fields:
         value = self.values.get(name, usual)
         try:
             red, green, blue = map(float, value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise self._wrong(name, value, "three numbers") from None
         if not all(map(math.isfinite, (red, green, blue))):
             raise self._wrong(name, value, "three numbers")
