@@ -31,10 +31,10 @@ from orchestrator.files import read_json
 from orchestrator.pool import Pool
 from orchestrator.store import Store
 from search_spaces.study import Stage
-from workloads import datasets, finetune
+from workloads import datasets, decoder, finetune, pretrain
 from workloads.clips import ClipSet, open_clips
 from workloads.datasets import Manifest, synthetic
-from workloads.reducers import rlt, tome
+from workloads.reducers import mats, rlt, tome
 from workloads.stage import Report, Result
 
 DEADLINE_S = 90
@@ -113,11 +113,9 @@ def rank_pids() -> list[int]:
     return [p.pid for p in living if "RayTrainWorker" in " ".join(p.cmdline())]
 
 
-def test_a_killed_rank_goes_on_in_its_epoch_and_ends_with_the_same_bits(
-    pool: Pool, store: Store, manifest: Manifest, clip_set: ClipSet, folder: Path
-) -> None:
-    stage = training(steps=400, reducers=(rlt.Config(),))
-    launched = Launched(pool, stage, manifest.digest)
+def run_with_a_kill(pool: Pool, stage: Stage, digest: str) -> str:
+    """Run a stage whose rank is killed in the middle; return its key."""
+    launched = Launched(pool, stage, digest)
     launched.wait_for(150)
     (pid,) = rank_pids()
     os.kill(pid, signal.SIGKILL)
@@ -127,18 +125,48 @@ def test_a_killed_rank_goes_on_in_its_epoch_and_ends_with_the_same_bits(
     assert launched.ended()["state"] == "done"
     after = [done for attempt, done in seen if attempt == 2 and done]
     assert min(after) >= 100, "it began again instead of going on"
+    return launched.key
+
+
+def pretraining() -> Stage:
+    assert isinstance(TRAIN.config, finetune.Config)
+    config = pretrain.Config(
+        model=TRAIN.config.model,
+        clip=TRAIN.config.clip,
+        reducers=(mats.Config(keep=0.3),),
+        decoder=decoder.Config(dim=8, depth=1, heads=2),
+        steps=400,
+        batch=8,
+    )
+    return Stage(kind="pretrain", config=config)
+
+
+PLANS = {
+    "finetune": training(steps=400, reducers=(rlt.Config(),)),
+    "pretrain, then finetune": replace(training(steps=400), inputs=(("weights", pretraining()),)),
+}
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+def test_a_killed_rank_goes_on_in_its_epoch_and_ends_with_the_same_bits(
+    plan: Stage, pool: Pool, store: Store, manifest: Manifest, clip_set: ClipSet, folder: Path
+) -> None:
+    """In each stage of a chain."""
+    keys = [run_with_a_kill(pool, stage, manifest.digest) for stage in plan.chain()]
     elsewhere = Store.open(folder / "elsewhere")
     torch.set_num_threads(cluster.num_cores())
     stages.run(
-        stage, manifest.digest, elsewhere, stages.in_process(clip_set, manifest.digest, elsewhere)
+        plan, manifest.digest, elsewhere, stages.in_process(clip_set, manifest.digest, elsewhere)
     )
-    killed, undisturbed = (s.find(launched.key) for s in (store, elsewhere))
-    assert killed is not None
-    assert undisturbed is not None
-    ours, theirs = load_file(killed.weights), load_file(undisturbed.weights)
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert killed.metrics == undisturbed.metrics
-    assert read_json(killed.folder / "metrics.json")["threads"] == cluster.num_cores()
+    for key in keys:
+        killed, undisturbed = (s.find(key) for s in (store, elsewhere))
+        assert killed is not None
+        assert undisturbed is not None
+        ours, theirs = load_file(killed.weights), load_file(undisturbed.weights)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+        assert killed.metrics == undisturbed.metrics
+        assert read_json(killed.folder / "metrics.json")["threads"] == cluster.num_cores()
 
 
 def test_a_stage_that_nobody_waits_for_frees_its_group_within_two_seconds(
