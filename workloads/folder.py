@@ -174,10 +174,10 @@ def _as_shown(config: HostConfig, path: Path) -> tuple[HostConfig, Literal["crop
 
 def _tell_other_size(fields: Fields, config: HostConfig) -> None:
     size = fields.values.get("crop_size", fields.values.get("size"))
-    sides = [*size.values()] if isinstance(size, dict) else [size]
-    if any(side not in (None, config.size) for side in sides):
+    sides = {str(side) for side in (size.values() if isinstance(size, dict) else [size])}
+    if sides - {"None", str(config.size)}:
         told = "%s: clips of %s px, but the model is for %d px, which counts"
-        log.warning(told, fields.source, ", ".join(map(str, sides)), config.size)
+        log.warning(told, fields.source, " x ".join(sorted(sides)), config.size)
 
 
 # Weights.

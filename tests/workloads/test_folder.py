@@ -107,6 +107,8 @@ def _write(folder: Path, name: str, text: str) -> None:
         ({"image_std": [1, 1, 0]}, "must be above 0"),
         ({"image_mean": ["a", 1, 1]}, "must be three numbers"),
         ({"rescale_factor": 0}, "rescale_factor=0"),
+        ({"image_std": [1, 1, 10**400]}, "must be three numbers"),
+        ({"rescale_factor": "1"}, "rescale_factor='1' must be"),
     ],
 )
 def test_units_that_cannot_be_are_refused(says: Any, word: str, tmp_path: Path) -> None:

@@ -294,6 +294,8 @@ def test_clips_of_another_size_are_said(tmp_path: Path, caplog: pytest.LogCaptur
     (folder / "preprocessor_config.json").write_text(json.dumps(says))
     assert read(folder).config.size == 16
     assert "clips of 224 px, but the model is for 16 px" in caplog.text
+    (folder / "preprocessor_config.json").write_text(json.dumps({"size": {"height": [1]}}))
+    assert read(folder).config.size == 16
 
 
 def test_a_head_that_does_not_fit_is_replaced_and_said(
