@@ -1,6 +1,6 @@
 """InTI-style interpolation: between two blocks, make one frame out of each two neighbouring ones.
 
-Li et al., "Dynamic and Compressive Adaptation of Transformers From Images to Videos", ECCV 2024,
+Zhang et al., "Dynamic and Compressive Adaptation of Transformers From Images to Videos", ECCV 2024,
 arXiv 2408.06840. There is no official code and the paper's equations were not at hand: that two
 tokens at one place of neighbouring frames are mixed, with softmax weights from a network that sees
 several scales, is the paper's; *the structure of that network g is ours*, hence "InTI-style".
