@@ -21,7 +21,7 @@ from workloads.branches import Branch, Distil, distillation, encoded
 from workloads.clips import ClipSet, Grids, Order, seed_of
 from workloads.mistakes import Mistake
 from workloads.models import fluxvit, videomae
-from workloads.reducers import drop, flux, rlt, tome
+from workloads.reducers import drop, flux, mats, rlt, tome
 from workloads.stage import Cancelled, Input, Quiet, Result, State
 
 CONFIG = finetune.Config(
@@ -398,3 +398,11 @@ def test_a_teacher_with_other_tokens_is_refused(
     config = replace(CONFIG, **({"distil": Distil(weight=1.0)} | wrong))
     with pytest.raises(Mistake, match=words):
         taught(config, CONFIG, tmp_path)
+
+
+def test_a_choice_of_frames_that_leaves_too_few_is_refused_before_any_work() -> None:
+    config = replace(CONFIG, reducers=(mats.Config(alpha=2.0),))
+    with pytest.raises(Mistake, match=r"mats: 1 tubelet of 2 frames .*\n  show 8 frames"):
+        config.check()
+    longer = replace(config, clip=replace(CONFIG.clip, frames=8), steps=2)
+    assert train(longer).metrics["train/steps"] == 2
