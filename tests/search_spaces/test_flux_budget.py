@@ -8,9 +8,12 @@ from functools import cache
 from typing import Any
 
 import pytest
+from optuna.trial import FixedTrial
 
+from orchestrator.words import recipe
 from search_spaces import equal, flux_budget
 from search_spaces.flux_budget import BUDGETS, CLIP, MODEL, SEARCHED, TRAINED
+from search_spaces.study import params_of
 from workloads.mistakes import Mistake
 from workloads.reducers import flux
 
@@ -58,6 +61,12 @@ def test_each_budget_may_choose_the_clip_that_is_no_optimization() -> None:
     for budget, configs in evaluations().items():
         plain = [c for c in configs if not c.reducers and c.clip.size == CLIP.size]
         assert {c.clip.frames for c in plain} == {budget // (CLIP.size // MODEL.patch) ** 2}
+
+
+def test_a_point_is_called_by_its_budget_and_its_grid() -> None:
+    chosen = {"evaluate": "b64", "evaluate.b64": "12x40"}
+    paths = STUDY.space.suggest(FixedTrial(chosen))
+    assert recipe(params_of(STUDY.plan(paths), paths)) == "flux budget=64 head=1, 12 frames, 40 px"
 
 
 def test_the_search_trains_nothing_anew() -> None:

@@ -76,6 +76,11 @@ class Config:
         """Return the exact identity."""
         return cls(keep=1.0)
 
+    @property
+    def idle(self) -> tuple[str, ...]:
+        """Knobs that mean nothing beside the others."""
+        return ("keep",) if self.budget else ("budget",)
+
     def build(self, host: Host) -> GroupDynamic:
         """Return the reducer; see `base.Config`."""
         return GroupDynamic(self, host)
