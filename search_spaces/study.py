@@ -47,6 +47,7 @@ from workloads import (
     readers,
     tokens,
     trace,
+    training,
     vit,
 )
 from workloads.datasets import synthetic
@@ -66,8 +67,8 @@ _CONFIGS = {
 # What a stage goes through beside the modules that its config names. Each must have a REVISION.
 _ALWAYS = (vit, blocks, trace, parts, clips, frames, attention, tokens)
 _BY_KIND = {
-    "pretrain": (pretrain, mae, decoder, augment, optim),
-    "finetune": (finetune, branches, losses, augment, optim),
+    "pretrain": (pretrain, training, mae, decoder, augment, optim),
+    "finetune": (finetune, training, branches, losses, augment, optim),
     "evaluate": (evaluate, augment, cost, metrics),  # augment: it normalises pixels
 }
 _BY_REDUCERS = (base, merging)  # which of them merges is their own affair

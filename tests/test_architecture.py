@@ -28,7 +28,7 @@ LAYERS = (
     "workloads.models workloads.losses",
     "workloads.models.* workloads.cost workloads.datasets workloads.composition workloads.mae "
     "workloads.branches",
-    "workloads.layouts",
+    "workloads.layouts workloads.training",
     "workloads.folder",
     "workloads.finetune workloads.evaluate workloads.pretrain workloads.pretrained",
     # what may vary

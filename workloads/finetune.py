@@ -1,10 +1,6 @@
 """Train a model to classify clips: the plain loop of the `finetune` stage.
 
-Every number depends on the config and the clips alone: step k sees the clips that the order gives
-it, each augmented by its own generator, so a stage that was killed goes on at the clip where it was
-and ends with the same bits. On several ranks the batch is split and gradients are averaged (DDP),
-which changes sums by rounding only.
-
+How a training runs, is killed, and goes on is in `training.py`.
 What a step learns from its batch, also along several chains at once or from a teacher, is in
 `branches.py`.
 
@@ -17,8 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-import numpy as np
-import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -26,15 +20,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 from workloads import augment, clips, optim
 from workloads.branches import Branch, Branches, Distil, Teacher
-from workloads.clips import ClipSet, Grids, Order, seed_of
+from workloads.clips import ClipSet, Grids
 from workloads.knobs import Float
 from workloads.mistakes import Mistake
 from workloads.models import HostConfig
 from workloads.reducers import base
-from workloads.stage import Input, Inputs, Report, Result, State, rank_and_world
+from workloads.stage import Input, Inputs, Report, Result
+from workloads.training import Trainer
 from workloads.vit import VideoTransformer, is_added
 
-REVISION = 3
+REVISION = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,12 +129,9 @@ def run(config: Config, clip_set: ClipSet, inputs: Inputs, report: Report) -> Re
         freeze(model)
     model.to(clip_set.device).train()
     trainer = _Trainer(config, clip_set, model, _teacher(config, model, inputs))
-    trainer.restore(report.resume())
-    while trainer.done < config.steps:
-        trainer.step()
-        report.step(trainer.done, config.steps, trainer.metrics, trainer.state)
+    trainer.run(report)
     weights = {name: weight.cpu().contiguous() for name, weight in model.state_dict().items()}
-    return Result(weights, {"train/loss": float(trainer.loss), "train/steps": config.steps}, None)
+    return Result(weights, {**trainer.metrics(), "train/steps": config.steps}, None)
 
 
 def adopt(model: VideoTransformer, weights: dict[str, Tensor]) -> tuple[str, ...]:
@@ -206,8 +198,8 @@ def taught_by(source: Input, model: VideoTransformer, layers: int) -> Teacher:
     return Teacher(teacher.to(device), layers)
 
 
-class _Trainer:
-    """The moving parts of a training: model, optimiser, position, smoothed loss."""
+class _Trainer(Trainer):
+    """Learns the labels of clips, along one or several branches."""
 
     def __init__(
         self,
@@ -216,53 +208,25 @@ class _Trainer:
         model: VideoTransformer,
         teacher: Teacher | None,
     ) -> None:
-        self.config, self.clip_set, self.model = config, clip_set, model
-        self.rank, self.world = rank_and_world()
-        if config.batch % self.world:
-            raise Mistake(
-                f"batch={config.batch} must be a multiple of the ranks ({self.world})",
-                "choose other --ranks, or another batch in the study",
-            )
-        self.order = Order(clip_set.ids("train"), config.batch, config.seed)
-        self.optimizer = optim.build(model, config.optim)
-        self.shapes = config.shapes
-        self.forward = self._spread(
-            Branches(
-                model, config.ways(), config.align, config.label_smoothing, config.distil, teacher
-            )
+        super().__init__(config, clip_set, model)
+        self.config, self.shapes = config, config.shapes
+        branches = Branches(
+            model, config.ways(), config.align, config.label_smoothing, config.distil, teacher
         )
-        self.done = 0
-        self.loss = torch.zeros((), device=clip_set.device)
+        self.forward = self._spread(branches, has_idle=len(model.heads) > 1)
 
-    def _spread(self, branches: Branches) -> nn.Module:
+    def _spread(self, branches: Branches, has_idle: bool) -> nn.Module:
         """Let ranks average their gradients; heads that no branch ends in have none."""
         if self.world == 1:
             return branches
-        has_idle = len(self.model.heads) > 1
         return DistributedDataParallel(branches, find_unused_parameters=has_idle)
 
-    def step(self) -> None:
-        """Take the next batch."""
-        places = self.order.at(self.done, self.rank, self.world)
-        seeds = [seed_of(self.config.seed, epoch, clip_id) for epoch, clip_id in places]
-        clip_BCTHW, target_BK = self._batch([clip_id for _, clip_id in places], seeds)
-        half = self.config.precision == "bfloat16"
-        with torch.autocast(clip_BCTHW.device.type, torch.bfloat16, enabled=half):
-            loss = self.forward(clip_BCTHW, target_BK, seeds)
-        loss.backward()
-        lr = optim.rate(self.done, self.config.steps, self.config.optim)
-        optim.step(self.model, self.optimizer, lr, self.config.optim.max_norm)
-        self.loss = torch.lerp(loss.detach(), self.loss, 0.95 if self.done else 0.0)
-        self.done += 1
-
-    def _batch(self, ids: list[int], seeds: list[int]) -> tuple[Tensor, Tensor]:
-        rngs = [np.random.default_rng(seed) for seed in seeds]
-        starts = [rng.random() for rng in rngs]
-        clip_BCTHW = self.clip_set.load(ids, self._clip(), starts)
-        model = self.config.model
+    def loss(self, ids: list[int], seeds: list[int]) -> Tensor:
         target_BK = F.one_hot(self.clip_set.labels_of(ids), len(self.clip_set.classes)).float()
-        pixels_BCTHW = augment.normalise(clip_BCTHW, model.mean, model.std)
-        return augment.augment(pixels_BCTHW, target_BK, self.config.augment, rngs)
+        clip_BCTHW, target_BK = self.load(ids, seeds, self._clip(), target_BK)
+        with self.autocast():
+            loss: Tensor = self.forward(clip_BCTHW, target_BK, seeds)
+        return loss
 
     def _clip(self) -> clips.Config:
         """Return what all clips of the next step show."""
@@ -270,24 +234,3 @@ class _Trainer:
             return self.config.clip
         shape = clips.draw_shape(self.shapes, self.config.seed, self.done)
         return clips.shaped(self.config.clip, shape)
-
-    def metrics(self) -> dict[str, float]:
-        """Return the smoothed loss."""
-        return {"train/loss": float(self.loss)}
-
-    def state(self) -> State:
-        """Return what a later `restore` needs to go on with the next step."""
-        return {
-            "done": self.done,
-            "loss": self.loss,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-
-    def restore(self, state: State | None) -> None:
-        """Go on from a state; from the start without one."""
-        if state is None:
-            return
-        self.done, self.loss = state["done"], state["loss"].to(self.clip_set.device)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])

@@ -14,7 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
@@ -22,15 +21,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from workloads import augment, clips, decoder, mae, optim
-from workloads.clips import ClipSet, Order, seed_of
+from workloads.clips import ClipSet
 from workloads.knobs import Float
 from workloads.mae import MaskedAutoencoder
 from workloads.mistakes import Mistake
 from workloads.models import HostConfig
 from workloads.reducers import base
-from workloads.stage import Inputs, Report, Result, State, rank_and_world
+from workloads.stage import Inputs, Report, Result
+from workloads.training import Trainer
 
-REVISION = 1
+REVISION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,48 +96,30 @@ def run(config: Config, clip_set: ClipSet, inputs: Inputs, report: Report) -> Re
         mae.load(model, load_file(inputs["weights"].weights))
     model.to(clip_set.device).train()
     trainer = _Trainer(config, clip_set, model)
-    trainer.restore(report.resume())
-    while trainer.done < config.steps:
-        trainer.step()
-        report.step(trainer.done, config.steps, trainer.metrics, trainer.state)
+    trainer.run(report)
     weights = {n: w.detach().cpu().contiguous() for n, w in mae.weights_of(model).items()}
     return Result(weights, {**trainer.metrics(), "train/steps": config.steps}, None)
 
 
-class _Trainer:
-    """The moving parts of a pre-training: model, optimiser, position, smoothed loss."""
+class _Trainer(Trainer):
+    """Reconstructs what the model did not see."""
 
     def __init__(self, config: Config, clip_set: ClipSet, model: MaskedAutoencoder) -> None:
-        self.config, self.clip_set, self.model = config, clip_set, model
-        self.rank, self.world = rank_and_world()
-        if config.batch % self.world:
-            raise Mistake(
-                f"batch={config.batch} must be a multiple of the ranks ({self.world})",
-                "choose other --ranks, or another batch in the study",
-            )
-        self.order = Order(clip_set.ids("train"), config.batch, config.seed)
-        self.optimizer = optim.build(model, config.optim)
+        super().__init__(config, clip_set, model)
+        self.config = config
         self.forward: nn.Module = DistributedDataParallel(model) if self.world > 1 else model
-        self.done = 0
-        self.loss = self.tokens = torch.zeros((), device=clip_set.device)
+        self.smoothed["tokens"] = torch.zeros((), device=clip_set.device)
 
-    def step(self) -> None:
-        """Take the next batch."""
-        places = self.order.at(self.done, self.rank, self.world)
-        seeds = [seed_of(self.config.seed, epoch, clip_id) for epoch, clip_id in places]
-        clip_BCTHW = self._batch([clip_id for _, clip_id in places], seeds)
-        half = self.config.precision == "bfloat16"
-        with torch.autocast(clip_BCTHW.device.type, torch.bfloat16, enabled=half):
+    def loss(self, ids: list[int], seeds: list[int]) -> Tensor:
+        nothing_B1 = torch.zeros(len(ids), 1, device=self.clip_set.device)
+        clip_BCTHW, _ = self.load(ids, seeds, self.config.clip, nothing_B1)
+        with self.autocast():
             found: mae.Reconstruction = self.forward(clip_BCTHW, seeds=seeds)
         values, tokens = self._over_ranks(found.label_NV.numel(), sum(found.survivors))
+        mean = torch.lerp(self.smoothed["tokens"], tokens / self.config.batch, 1 / (self.done + 1))
+        self.smoothed["tokens"] = mean
         # Ranks average gradients: so it is the mean over the targets of all ranks.
-        loss = found.error * self.world / values.clamp(min=1)
-        loss.backward()
-        lr = optim.rate(self.done, self.config.steps, self.config.optim)
-        optim.step(self.model, self.optimizer, lr, self.config.optim.max_norm)
-        self.loss = torch.lerp(loss.detach(), self.loss, 0.95 if self.done else 0.0)
-        self.done += 1
-        self.tokens = torch.lerp(self.tokens, tokens / self.config.batch, 1 / self.done)
+        return found.error * self.world / values.clamp(min=1)
 
     def _over_ranks(self, *counts: int) -> Tensor:
         """Return the sums of some counts over all ranks."""
@@ -146,33 +128,6 @@ class _Trainer:
             dist.all_reduce(total)
         return total
 
-    def _batch(self, ids: list[int], seeds: list[int]) -> Tensor:
-        rngs = [np.random.default_rng(seed) for seed in seeds]
-        starts = [rng.random() for rng in rngs]
-        clip_BCTHW = self.clip_set.load(ids, self.config.clip, starts)
-        model, nothing = self.config.model, torch.zeros(len(ids), 1, device=clip_BCTHW.device)
-        pixels_BCTHW = augment.normalise(clip_BCTHW, model.mean, model.std)
-        return augment.augment(pixels_BCTHW, nothing, self.config.augment, rngs)[0]
-
     def metrics(self) -> dict[str, float]:
         """Return the smoothed loss, and the selected tokens of a clip, mean over all steps."""
-        return {"train/loss": float(self.loss), "cost/tokens": float(self.tokens)}
-
-    def state(self) -> State:
-        """Return what a later `restore` needs to go on with the next step."""
-        return {
-            "done": self.done,
-            "loss": self.loss,
-            "tokens": self.tokens,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-
-    def restore(self, state: State | None) -> None:
-        """Go on from a state; from the start without one."""
-        if state is None:
-            return
-        self.done, device = state["done"], self.clip_set.device
-        self.loss, self.tokens = state["loss"].to(device), state["tokens"].to(device)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        return {**super().metrics(), "cost/tokens": float(self.smoothed["tokens"])}

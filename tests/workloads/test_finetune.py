@@ -237,7 +237,7 @@ def test_the_reported_loss_is_a_running_mean() -> None:
     train(replace(CONFIG, steps=2), diary)
     second = (diary.losses[1] - 0.95 * diary.losses[0]) / 0.05
     alone = Diary(diary.states[0])
-    alone.start["loss"] = torch.zeros(())
+    alone.start["smoothed"] = {"loss": torch.zeros(())}
     train(replace(CONFIG, steps=2), alone)
     assert alone.losses[0] / 0.05 == pytest.approx(second, rel=1e-3)  # small differences of floats
 
