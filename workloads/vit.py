@@ -24,7 +24,7 @@ from workloads.blocks import Block
 from workloads.mistakes import Mistake
 from workloads.parts import Head, PatchEmbed, Pool
 from workloads.reducers.base import At, Chain, Config, Host, chain_of
-from workloads.tokens import Layout, Tokens, by_frame, cells, packed_index, take
+from workloads.tokens import Grid, Layout, Tokens, by_frame, cells, packed_index, take
 from workloads.trace import Trace
 
 REVISION = 2
@@ -152,6 +152,7 @@ class VideoTransformer(nn.Module):
         """Return the frames that go on: all, but for a reducer that chooses among them."""
         for _, reducer in chain.actors(At.FRAMES):
             grid = self.host.grid(clip_BCTHW)
+            self._refuse(clip_BCTHW, chain, chain.grid(grid), seeds)  # also what is not chosen
             trace.add_action("select", self.whole(clip_BCTHW), At.FRAMES, reducer, 0)
             embed = partial(self.patch_embed, grid=grid, index_N=None)
             clip_BCTHW = reducer.choose_frames(clip_BCTHW, embed, seeds or (0,) * len(clip_BCTHW))
@@ -161,14 +162,21 @@ class VideoTransformer(nn.Module):
         self, clip_BCTHW: Tensor, chain: Chain, seeds: Sequence[int] | None, trace: Trace
     ) -> Tokens:
         """Return the tokens that survive selection, one sequence a clip, without positions."""
-        chain.check(self.host.grid(clip_BCTHW))
-        if not (self.training and clip_BCTHW.is_cuda):  # no host sync in each step of a training
-            _refuse_pixels(clip_BCTHW)
+        self._refuse(clip_BCTHW, chain, self.host.grid(clip_BCTHW), seeds)
         tokens = self._selected(clip_BCTHW, chain, seeds or (0,) * len(clip_BCTHW), trace)
         for name, reducer in chain.actors(At.EMBED):
             trace.add_action("select", tokens, At.EMBED, reducer, 0)
             tokens = reducer.after_embed(tokens, self._learned_by(name))
         return tokens
+
+    def _refuse(
+        self, clip_BCTHW: Tensor, chain: Chain, grid: Grid, seeds: Sequence[int] | None
+    ) -> None:
+        chain.check(grid)
+        if seeds and len(seeds) != len(clip_BCTHW):
+            raise Mistake(f"seeds: {len(seeds)} for {len(clip_BCTHW)} clips", "give one a clip")
+        if not (self.training and clip_BCTHW.is_cuda):  # no host sync in each step of a training
+            _refuse_pixels(clip_BCTHW)
 
     def enter(self, tokens: Tokens) -> Tokens:
         """Return what enters the first block: positions added, sequences formed."""

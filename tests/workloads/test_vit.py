@@ -16,7 +16,7 @@ from workloads.blocks import Attention
 from workloads.mistakes import Mistake
 from workloads.models import videomae
 from workloads.parts import Head, MeanPool
-from workloads.reducers import drop, rlt, tome
+from workloads.reducers import drop, mats, rlt, tome
 from workloads.reducers.base import At, Host, Reducer, Seen, Step
 from workloads.tokens import Layout, Tokens
 from workloads.vit import VideoTransformer
@@ -232,6 +232,10 @@ def test_half_precision_is_near_single(clip_BCTHW: Tensor) -> None:
     [
         ((1, 3, 5, 8, 8), "frames=5 must be a multiple of the tubelet"),
         ((1, 3, 4, 8, 10), "8x10 px must be a multiple of the patch"),
+        ((3, 4, 8, 8), r"a tensor of shape \(3, 4, 8, 8\) holds no clips"),
+        ((1, 1, 4, 8, 8), "holds no clips\n  .clips, 3 colours, frames"),
+        ((1, 3, 0, 8, 8), "holds no clips"),
+        ((0, 3, 4, 8, 8), "holds no clips"),
     ],
 )
 def test_a_clip_that_does_not_fit_is_refused(shape: tuple[int, ...], what: str) -> None:
@@ -266,3 +270,17 @@ def test_pixels_that_are_no_numbers_are_refused(clip_BCTHW: Tensor, bad: float) 
     clip_BCTHW[1, 0, 0, 3, 3] = bad
     with pytest.raises(Mistake, match=r"1 of \d+ pixels are NaN or infinite"):
         model_of()(clip_BCTHW)
+
+
+def test_pixels_of_frames_that_are_not_chosen_are_looked_at_too() -> None:
+    clip_1CTHW = draw(1, 3, 8, 8, 8)
+    clip_1CTHW[:, :, :2] = clip_1CTHW[:, :, 2:4]  # the first tubelet stands still: seldom chosen
+    clip_1CTHW[0, 0, 0, 3, 3] = float("nan")
+    for seed in range(8):
+        with pytest.raises(Mistake, match=r"1 of 1536 pixels are NaN or infinite"):
+            model_of()(clip_1CTHW, (mats.Config(alpha=2.0),), seeds=[seed])
+
+
+def test_as_many_seeds_as_clips_are_asked_for(clip_BCTHW: Tensor) -> None:
+    with pytest.raises(Mistake, match="seeds: 1 for 2 clips"):
+        model_of()(clip_BCTHW, (drop.Config(keep=0.5),), seeds=[7])

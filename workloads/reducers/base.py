@@ -49,8 +49,16 @@ class Host:
     """Reducers whose parameters live in this model."""
 
     def grid(self, clip_BCTHW: Tensor) -> Grid:
-        """Return the token grid of a batch of clips; see `grid_of`."""
-        _, _, num_frames, height, width = clip_BCTHW.shape
+        """Return the token grid of a batch of clips; see `grid_of`.
+
+        Raises:
+            Mistake: these are no clips, or none at all.
+        """
+        shape = tuple(clip_BCTHW.shape)
+        if len(shape) != 5 or not all(shape) or shape[1] != self.channels:
+            what = f"clip: a tensor of shape {shape} holds no clips"
+            raise Mistake(what, f"(clips, {self.channels} colours, frames, height, width)")
+        _, _, num_frames, height, width = shape
         return self.grid_of(num_frames, height, width)
 
     def grid_of(self, num_frames: int, height: int, width: int) -> Grid:
