@@ -155,6 +155,7 @@ class VideoTransformer(nn.Module):
             self._refuse(clip_BCTHW, chain, chain.grid(grid), seeds)  # also what is not chosen
             trace.add_action("select", self.whole(clip_BCTHW), At.FRAMES, reducer, 0)
             embed = partial(self.patch_embed, grid=grid, index_N=None)
+            clip_BCTHW = clip_BCTHW.to(self.patch_embed.proj.weight.device)  # see `whole`
             clip_BCTHW = reducer.choose_frames(clip_BCTHW, embed, seeds or (0,) * len(clip_BCTHW))
         return clip_BCTHW
 
@@ -173,6 +174,7 @@ class VideoTransformer(nn.Module):
         self, clip_BCTHW: Tensor, chain: Chain, grid: Grid, seeds: Sequence[int] | None
     ) -> None:
         chain.check(grid)
+        chain.accept(dict(self.learned.items()))
         if seeds and len(seeds) != len(clip_BCTHW):
             raise Mistake(f"seeds: {len(seeds)} for {len(clip_BCTHW)} clips", "give one a clip")
         if not (self.training and clip_BCTHW.is_cuda):  # no host sync in each step of a training

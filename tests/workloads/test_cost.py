@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from workloads import cost
 from workloads.models import videomae
-from workloads.reducers import drop, rlt, tome
+from workloads.reducers import drop, mats, rlt, tome
 from workloads.vit import VideoTransformer
 
 DIM, HIDDEN, DEPTH, CLASSES = 24, 96, 3, 5
@@ -108,6 +108,13 @@ def test_what_is_foreseen_is_what_happens(name: str, clip_BCTHW: Tensor) -> None
         for trace in (measured, foreseen)
     ]
     assert seen[0] == seen[1]
+
+
+def test_a_choice_of_frames_is_foreseen_from_clips_that_lie_elsewhere(clip_BCTHW: Tensor) -> None:
+    chain = (mats.Config(keep=0.5, alpha=2.0),)
+    foreseen = cost.foresee(host_of(), clip_BCTHW, chain)
+    _, measured = host_of().build(CLASSES).traced(clip_BCTHW, chain)
+    assert foreseen.left == measured.left
 
 
 def test_only_what_acts_costs_something(clip_BCTHW: Tensor) -> None:

@@ -9,7 +9,7 @@ Legend: B clips, L cells of a full grid, N packed tokens, C T H W video.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
@@ -124,6 +124,13 @@ class Reducer:
 
         Raises:
             Mistake: too few frames, an odd number of them, and the like.
+        """
+
+    def accept(self, learned: nn.Module | None) -> None:
+        """Refuse parameters that were made for another Config, before any work.
+
+        Raises:
+            Mistake: they are too few, or of another shape.
         """
 
     def grid(self, grid: Grid) -> Grid:
@@ -255,6 +262,11 @@ class Chain:
         """Refuse a grid that one of the reducers cannot work on; see `Reducer.check`."""
         for reducer in self._reducers:
             reducer.check(grid)
+
+    def accept(self, learned: Mapping[str, nn.Module]) -> None:
+        """Refuse what a model has learned for other Configs; see `Reducer.accept`."""
+        for name, reducer in zip(self.names, self._reducers, strict=True):
+            reducer.accept(learned.get(name))
 
     def grid(self, grid: Grid) -> Grid:
         """Return the grid that the blocks work on: that of the frames that are chosen."""

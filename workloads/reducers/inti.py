@@ -63,7 +63,7 @@ class Config:
 
     def __post_init__(self) -> None:
         after = self.halve_after
-        if any(block < 1 for block in after) or list(after) != sorted(after):
+        if not all(isinstance(n, int) and n > 0 for n in after) or list(after) != sorted(after):
             raise Mistake(f"inti: halve_after={after} must be rising numbers of blocks, 1 or more")
         if self.weights not in WEIGHTS:
             raise Mistake(f"inti: weights={self.weights!r}", f"one of {', '.join(WEIGHTS)}")
@@ -159,6 +159,14 @@ class Interpolation(Reducer):
             what = f"inti: {grid[0]} frames (or tubelets) cannot be halved {times} times"
             raise Mistake(what, f"choose a multiple of {2**times}, or fewer halvings")
 
+    def accept(self, learned: nn.Module | None) -> None:
+        after, scales = self.config.halve_after, {*self.config.scales}
+        nets = [net for net in learned.modules() if isinstance(net, Weigher)] if learned else []
+        unfit = len(nets) < len(after) or any({*net.scales} != scales for net in nets)
+        if after and self.config.weights == "softmax" and unfit:
+            what = f"inti: halve_after={after}, scales={self.config.scales} are not what this model"
+            raise Mistake(f"{what} was trained with", "evaluate with the same Config (same_as)")
+
     def after_block(self, tokens: Tokens, layer: int, learned: nn.Module | None) -> Tokens:
         for place, done in enumerate(self.config.halve_after):
             if done == layer + 1:
@@ -172,13 +180,8 @@ class Interpolation(Reducer):
             return with_half_the_frames(tokens, first, is_merge=False)
         if self.config.weights == "mean":
             return with_half_the_frames(tokens, first + 0.5 * (later - first))
-        assert isinstance(learned, nn.ModuleList), "checked in Config.build"
-        net = learned[place] if place < len(learned) else None
-        if not isinstance(net, Weigher) or {*net.scales} != {*self.config.scales}:
-            what = f"halve_after={self.config.halve_after}, scales={self.config.scales}"
-            remedy = "evaluate with the same Config (same_as)"
-            raise Mistake(f"inti: {what} are not what this model was trained with", remedy)
-        logits_BFM2 = net(first, later, tokens.num_prefix, tokens.grid)
+        assert isinstance(learned, nn.ModuleList), "see `accept`"
+        logits_BFM2 = learned[place](first, later, tokens.num_prefix, tokens.grid)
         return with_half_the_frames(tokens, interpolate(first, later, logits_BFM2))
 
     def macs(self, at: At, num_tokens: int) -> int:

@@ -450,6 +450,7 @@ def test_frame_dropping_takes_the_first_of_each_pair(host: Any) -> None:
     [
         ({"halve_after": (0,)}, r"halve_after=\(0,\) must be rising numbers of blocks"),
         ({"halve_after": (3, 1)}, "must be rising"),
+        ({"halve_after": (1.5,)}, r"halve_after=\(1.5,\) must be rising numbers of blocks"),
         ({"weights": "hard"}, r"weights='hard'\n  one of softmax, mean, first"),
         ({"scales": ()}, r"scales=\(\) must be one or more of point, local, global"),
         ({"scales": ("point", "far")}, r"scales=\('point', 'far'\) must be one or more"),
