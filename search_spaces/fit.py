@@ -16,14 +16,17 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 
-from workloads import clips, evaluate, finetune, mae, pretrain
+from workloads import branches, clips, evaluate, finetune, mae, pretrain
 from workloads.mistakes import Mistake
 from workloads.reducers import base
 from workloads.tokens import Grid, Layout, Tokens, cells
+from workloads.vit import is_added
 
 Learner = pretrain.Config | finetune.Config
 """The config of a stage that trains: it has the model."""
 StageConfig = Learner | evaluate.Config
+
+SAME_MODEL = "the stages that pass weights on must have the same model"
 
 # Any below: a config and a field may be of any type.
 
@@ -71,12 +74,6 @@ def _fits(value: Any, hint: Any) -> bool:
     return kind is Any or isinstance(value, kind)
 
 
-def grid_of(config: StageConfig, learner: Learner) -> Grid:
-    """Return the tokens of a clip in its model; raises Mistake where it is not a whole number."""
-    clip = config.clip
-    return learner.model.host().grid_of(clip.frames, clip.size, clip.size)
-
-
 def refuse_unfit(config: StageConfig, learner: Learner) -> None:
     """Take clips of nothing through each chain as far as that is cheap: up to the first block.
 
@@ -92,6 +89,18 @@ def refuse_unfit(config: StageConfig, learner: Learner) -> None:
     if isinstance(config, pretrain.Config):
         chain = base.chain_of(config.reducers, config.model.host(config.reducers))
         mae.refuse_reducing_blocks(chain)
+
+
+def refuse_grids(config: StageConfig, learner: Learner) -> None:
+    """Refuse clips that a model or a chain cannot take, by their shape alone; see `refuse_unfit`.
+
+    Raises:
+        Mistake: a clip is no whole number of tokens, or has too few of them, or too many.
+    """
+    host = learner.model.host(learner.reducers)
+    for clip, reducers in cases_of(config):
+        chain = base.chain_of(reducers, host)
+        chain.check(chain.grid(host.grid_of(clip.frames, clip.size, clip.size)))
 
 
 def cases_of(config: StageConfig) -> Iterator[tuple[clips.Config, tuple[base.Config, ...]]]:
@@ -110,6 +119,7 @@ def _refuse_chain(clip: clips.Config, reducers: tuple[base.Config, ...], learner
     draw = torch.Generator()
     learned = {base.name_of(c): c.parameters(model.dim, model.grid, draw) for c in learner.reducers}
     chain.check(grid)
+    chain.accept({name: part for name, part in learned.items() if part is not None})
     for name, reducer in chain.actors(base.At.EMBED):
         reducer.after_embed(_blank(grid, model.dim), learned.get(name))
 
@@ -118,7 +128,8 @@ def refuse_other_model(learner: Learner, source: Learner) -> None:
     """Refuse a training that starts from the weights of another model.
 
     Raises:
-        Mistake: the two hosts differ in more than what is made for a task (pool, heads, clips).
+        Mistake: the two models differ in more than what is made for a task (pool, heads), or two
+            pre-trainings in anything.
     """
     theirs, ours = source.model.host(), learner.model.host()
     if type(source.model) is not type(learner.model) or theirs != ours:
@@ -129,7 +140,51 @@ def refuse_other_model(learner: Learner, source: Learner) -> None:
         ]
         kinds = f"{type(learner.model).__module__} ({type(source.model).__module__})"
         what = f"weights: the model that reads them has {', '.join(changed) or kinds}"
-        raise Mistake(what, "the stages that pass weights on must have the same model")
+        raise Mistake(what, SAME_MODEL)
+    needed, given = _weights(learner), _weights(source)
+    if isinstance(learner, finetune.Config):
+        needed = {name: shape for name, shape in needed.items() if not is_added(name)}
+    parts = {name.partition(".")[0] for name in needed}
+    for name in {**needed, **given}:
+        known = name in needed or (name.partition(".")[0] in parts and not is_added(name))
+        if known and needed.get(name) != given.get(name):
+            what = f"weights: {name} is {needed.get(name)} where they are read"
+            raise Mistake(f"{what}, and {given.get(name)} before", SAME_MODEL)
+
+
+@lru_cache
+def _weights(learner: Learner) -> dict[str, tuple[int, ...]]:
+    """Return the shape of whatever a training leaves, by name."""
+    with torch.device("meta"):  # shapes without numbers
+        if isinstance(learner, pretrain.Config):
+            shown = (learner.decoder, learner.visible_keep)
+            parts = mae.weights_of(mae.build(learner.model, learner.reducers, *shown))
+        else:
+            parts = learner.model.build(2, learner.reducers).state_dict()
+    return {name: tuple(weight.shape) for name, weight in parts.items()}
+
+
+def refuse_other_teacher(learner: finetune.Config, source: finetune.Config) -> None:
+    """Refuse a teacher that the model of a training cannot be compared with.
+
+    Raises:
+        Mistake: tokens or features of the two are of other kinds.
+    """
+    layers = learner.distil.layers
+    with torch.device("meta"):
+        model, other = (one.model.build(2, one.reducers) for one in (learner, source))
+    branches.refuse_unlike(model, other, layers)
+    if learner.model.mean != source.model.mean:
+        what = f"teacher: mean={source.model.mean}, that of the model {learner.model.mean}"
+        raise Mistake(what, "both see the same pixels")
+    clip_of = {reducers: clip for clip, reducers in learner.cases()}
+    for reducers, clip in clip_of.items():
+        if model.chain(reducers).layout == Layout.RAGGED:
+            continue  # has no shapes without numbers, and all of the frames
+        pixels = torch.zeros(1, 3, clip.frames, clip.size, clip.size)
+        taught = branches.Teacher(other, layers)(pixels)
+        way = branches.Branch(reducers=reducers)
+        branches.distillation(branches.encoded(model, pixels, way, None, layers), taught)
 
 
 def _refuse_head(config: StageConfig, learner: Learner) -> None:

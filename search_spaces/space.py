@@ -148,10 +148,10 @@ class Space:
         object.__setattr__(self, "domains", tuple(domains.items()))
         seen: set[str] = set()
         for path, domain in self.domains:
-            leaves = [*_leaves(path, domain)]
-            for place, leaf in leaves:
+            leaves = [*_leaves(path, path, domain)]
+            for _, place, leaf in leaves:
                 _refuse_leaf(place, leaf, seen)
-            seen |= {place for place, _ in leaves}
+            seen |= {place for _, place, _ in leaves}
 
     def suggest(self, trial: Trial) -> dict[str, Any]:
         """Ask a trial for everything at once and return the value of each path."""
@@ -160,33 +160,40 @@ class Space:
             chosen |= _ask(trial, path, path, domain, chosen)
         return chosen
 
-    def examples(self) -> Iterator[dict[str, Any]]:
-        """Yield every combination of options, with ranges at their low and at their high end."""
+    def examples(self, named: Mapping[str, int] | None = None) -> Iterator[dict[str, Any]]:
+        """Yield every combination of options, with ranges at their low and at their high end.
+
+        Args:
+            named: numbers to take instead, by the names that a trial asks for; see `numbers`.
+        """
         for end in (0, 1):
             script: list[int] | None = []
             while script is not None:
-                trial = _Scripted(script, end)
+                trial = _Scripted(script, end, named or {})
                 yield self.suggest(trial)
                 script = trial.following()
 
-    def numbers(self) -> Iterator[tuple[str, int]]:
-        """Yield every whole number that a path may come to, where they are not too many."""
+    def numbers(self) -> Iterator[tuple[str, str, int]]:
+        """Yield every whole number that a path may come to, where they are not too many.
+
+        Each with the name that a trial asks for it by, which has labels of options in it, and path.
+        """
         for path, domain in self.domains:
-            for place, leaf in _leaves(path, domain):
+            for name, place, leaf in _leaves(path, path, domain):
                 if isinstance(leaf, Int) and leaf.high - leaf.low < _MANY * leaf.step:
-                    yield from ((place, n) for n in range(leaf.low, leaf.high + 1, leaf.step))
+                    yield from ((name, place, n) for n in range(leaf.low, leaf.high + 1, leaf.step))
 
 
-def _leaves(path: str, domain: Domain) -> Iterator[tuple[str, Domain]]:
-    """Yield the domains at the ends of a domain, each with its path."""
+def _leaves(name: str, path: str, domain: Domain) -> Iterator[tuple[str, str, Domain]]:
+    """Yield the domains at the ends of a domain, each with its name (see `_ask`) and path."""
     if isinstance(domain, Either):
-        for _, option in domain.options:
-            yield from _leaves(path, option)
+        for label, option in domain.options:
+            yield from _leaves(f"{name}.{label}", path, option)
     elif isinstance(domain, Together):
         for end, part in domain.domains:
-            yield from _leaves(f"{path}.{end}", part)
+            yield from _leaves(f"{name}.{end}", f"{path}.{end}", part)
     else:
-        yield path, domain
+        yield name, path, domain
 
 
 def _refuse_leaf(path: str, leaf: Domain, before: set[str]) -> None:
@@ -201,15 +208,15 @@ def _refuse_leaf(path: str, leaf: Domain, before: set[str]) -> None:
 class _Scripted:
     """A trial that takes the options a script says, and the first ones after its end."""
 
-    def __init__(self, script: list[int], end: int) -> None:
-        self.script, self.end = script, end
+    def __init__(self, script: list[int], end: int, named: Mapping[str, int]) -> None:
+        self.script, self.end, self.named = script, end, named
         self.taken: list[tuple[int, int]] = []
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
         return (low, high)[self.end]
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1) -> int:
-        return (low, high - (high - low) % step)[self.end]
+        return self.named.get(name, (low, high - (high - low) % step)[self.end])
 
     def suggest_categorical(self, name: str, choices: list[Any]) -> Any:
         place = len(self.taken)

@@ -19,8 +19,9 @@ import torch
 from search_spaces.fit import (
     Learner,
     StageConfig,
-    grid_of,
+    refuse_grids,
     refuse_other_model,
+    refuse_other_teacher,
     refuse_unfit,
     with_field,
 )
@@ -104,7 +105,8 @@ class Stage:
         yield self
 
     def _revisions(self) -> dict[str, int]:
-        of_reducers = _BY_REDUCERS if self.config.reducers else ()
+        ways = getattr(self.config, "branches", ())  # chains of a training stand there, too
+        of_reducers = _BY_REDUCERS if self.config.reducers or ways else ()
         through = (*_ALWAYS, *_BY_KIND[self.kind], *of_reducers)
         needed = {module.__name__: module.REVISION for module in through}
         modules = {*_modules_of(canonical(self.config))}
@@ -161,6 +163,10 @@ class Study:
         if sorted(o.direction for o in self.objectives) != ["max", "min"]:
             shown = ", ".join(f"{o.name} ({o.direction})" for o in self.objectives)
             raise Mistake(f"study: objectives=({shown})", "one to raise and one to lower")
+        for control in self.controls:
+            if control not in get_args(Control):
+                known = ", ".join(get_args(Control))
+                raise Mistake(f"study: controls has {control!r}", f"there are {known}")
         _refuse_stages(self.stages)
         labels = [stage.label for stage in self.stages]
         for path, _ in self.space.domains:
@@ -200,10 +206,16 @@ class Study:
             refuse_unfit(config, learner)
         for learner, source in {pair: None for plan in plans for pair in _successors(plan)}:
             refuse_other_model(learner, source)
-        for path, number in self.space.numbers():  # what fits at both ends may not between them
+        for student, teacher in {pair: None for plan in plans for pair in _taught(plan)}:
+            refuse_other_teacher(student, teacher)
+        for config, learner in {p: None for plan in self._between() for p in _with_learners(plan)}:
+            refuse_grids(config, learner)
+
+    def _between(self) -> Iterator[Stage]:
+        """Yield plans for every length and side: what fits at both ends may not between them."""
+        for name, path, number in self.space.numbers():
             if path.endswith((".clip.frames", ".clip.size")):
-                for config, learner in _with_learners(self.plan({path: number})):
-                    grid_of(config, learner)
+                yield from map(self.plan, self.space.examples({name: number}))
 
     def smoke(self) -> Study:
         """Return the same study in seconds: synthetic clips, a tiny model, 2 trials."""
@@ -255,6 +267,8 @@ def _refuse_stages(stages: tuple[Stage, ...]) -> None:
 
 def _refuse_teacher(stage: Stage) -> None:
     teacher = dict(stage.inputs).get("teacher")
+    if teacher is not None and stage.kind != "finetune":
+        raise Mistake(f"study: a stage of kind {stage.kind!r} has no teacher", "a finetune may")
     if teacher is not None and not isinstance(teacher.config, finetune.Config):
         raise Mistake(f"study: a stage of kind {teacher.kind!r} cannot teach", "a finetune can")
     wanted = isinstance(stage.config, finetune.Config) and stage.config.distil.weight > 0
@@ -278,6 +292,16 @@ def _successors(plan: Stage) -> Iterator[tuple[Learner, Learner]]:
         if source is not None and isinstance(stage.config, Learner):
             assert isinstance(source.config, Learner), "checked when the study is written"
             yield stage.config, source.config
+
+
+def _taught(plan: Stage) -> Iterator[tuple[finetune.Config, finetune.Config]]:
+    """Yield each training that learns from a teacher, and the teacher's."""
+    for stage in plan.chain():
+        if isinstance(stage.config, finetune.Config) and stage.config.distil.weight:
+            _refuse_teacher(stage)  # the weight may be one that a search comes to
+            source = dict(stage.inputs)["teacher"].config
+            assert isinstance(source, finetune.Config), "checked when the study is written"
+            yield stage.config, source
 
 
 def _shrink(stage: Stage) -> Stage:

@@ -153,6 +153,26 @@ class Branches(nn.Module):
         return self.model.pool.aligned(found.pooled_BE, branch.head)
 
 
+def refuse_unlike(model: VideoTransformer, teacher: VideoTransformer, layers: int) -> None:
+    """Refuse a teacher that a model cannot be compared with.
+
+    Raises:
+        Mistake: the two have other tokens, other pixels, or other features.
+    """
+    own, other = model.host, teacher.host
+    for name in ("dim", "tubelet", "patch", "std"):
+        if getattr(own, name) != getattr(other, name):
+            what = f"teacher: {name}={getattr(other, name)}, that of the model {getattr(own, name)}"
+            raise Mistake(what, "both need tokens of one kind")
+    if layers > min(own.depth, other.depth):
+        what = f"distil: layers={layers} of depths {own.depth} and {other.depth}"
+        raise Mistake(what, "compare fewer layers")
+    widths = [next(one.heads.parameters()).shape[1] for one in (teacher, model)]
+    if widths[0] != widths[1]:
+        what = f"teacher: features of width {widths[0]}, those of the model {widths[1]}"
+        raise Mistake(what, "both need pools of one kind")
+
+
 def distillation(student: Encoded, teacher: Encoded) -> Tensor:
     """Return the gap of pooled features plus that of tokens."""
     gap = losses.gap(student.pooled_BE, teacher.pooled_BE)

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from workloads import augment, clips, optim
-from workloads.branches import Branch, Branches, Distil, Teacher
+from workloads.branches import Branch, Branches, Distil, Teacher, refuse_unlike
 from workloads.clips import ClipSet, Grids
 from workloads.knobs import Float
 from workloads.mistakes import Mistake
@@ -74,6 +74,10 @@ class Config:
         if self.branches and self.reducers:
             what = "finetune: reducers and branches both name a chain to train with"
             raise Mistake(what, "leave reducers=(); a branch may have them")
+        heads = [branch.head for branch in self.branches]
+        if self.align and 0 in heads[1:] and heads[0] != 0:
+            what = f"finetune: branches end in heads {heads}, but head 0 can only teach"
+            raise Mistake(what, "put its branch first, or set align=0")
         _ = self.shapes  # refused here if there are none
 
     @property
@@ -137,11 +141,11 @@ def run(config: Config, clip_set: ClipSet, inputs: Inputs, report: Report) -> Re
 def adopt(model: VideoTransformer, weights: dict[str, Tensor]) -> tuple[str, ...]:
     """Load the weights of another stage and return the parts of the model that it does not have.
 
-    What a pre-training has beside the model (its decoder) is left; heads of another size and what
-    the other model never had keep the weights that they were built with.
+    What a pre-training has beside the model (its decoder) is left. Only what comes on top of a
+    backbone may be missing, or of another size: it keeps the weights that it was built with.
 
     Raises:
-        Mistake: nothing fits: it is another model.
+        Mistake: it is another model.
     """
     own = model.state_dict()
     fitting = {
@@ -150,7 +154,7 @@ def adopt(model: VideoTransformer, weights: dict[str, Tensor]) -> tuple[str, ...
         if name in own and own[name].shape == weight.shape
     }
     missing = tuple(sorted({*own} - {*fitting}))
-    if any(name.startswith("blocks.") and not is_added(name) for name in missing):
+    if not all(map(is_added, missing)):
         raise Mistake(
             f"weights: {len(missing)} of the model's {len(own)} tensors are not among them",
             "the stages that pass weights on must have the same model",
@@ -186,14 +190,7 @@ def taught_by(source: Input, model: VideoTransformer, layers: int) -> Teacher:
     num_classes = len(weights["heads.0.weight"])
     teacher: VideoTransformer = source.config.model.build(num_classes, source.config.reducers)
     teacher.load_state_dict(weights)
-    own, other = model.host, teacher.host
-    for name in ("dim", "tubelet", "patch"):
-        if getattr(own, name) != getattr(other, name):
-            what = f"teacher: {name}={getattr(other, name)}, that of the model {getattr(own, name)}"
-            raise Mistake(what, "both need tokens of one kind")
-    if layers > min(own.depth, other.depth):
-        what = f"distil: layers={layers} of depths {own.depth} and {other.depth}"
-        raise Mistake(what, "compare fewer layers")
+    refuse_unlike(model, teacher, layers)
     device = next(model.parameters()).device
     return Teacher(teacher.to(device), layers)
 

@@ -31,9 +31,10 @@ from workloads import (
     tokens,
     vit,
 )
+from workloads.branches import Branch
 from workloads.knobs import Float
 from workloads.models import videomae
-from workloads.reducers import drop, rlt, tome
+from workloads.reducers import base, drop, rlt, tome
 
 OTHER_STAGES = {
     "clip": training(clip=replace(demo.CLIP, stride=2.0)),
@@ -91,6 +92,16 @@ def test_what_merges_renames_stages_with_reducers(monkeypatch: pytest.MonkeyPatc
     before = [stage.key(DIGEST) for stage in stages]
     monkeypatch.setattr(merging, "REVISION", merging.REVISION + 1)
     assert [s.key(DIGEST) == key for s, key in zip(stages, before, strict=True)] == [True, False]
+
+
+@pytest.mark.parametrize("module", [base, merging, tome])
+def test_what_acts_in_a_branch_renames_its_training(
+    module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = training(branches=(Branch(reducers=(tome.Config(),)),))
+    before = stage.key(DIGEST)
+    monkeypatch.setattr(module, "REVISION", module.REVISION + 1)
+    assert stage.key(DIGEST) != before
 
 
 @pytest.mark.parametrize(

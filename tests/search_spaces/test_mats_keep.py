@@ -14,6 +14,7 @@ from search_spaces.space import Space, fix
 from search_spaces.study import Stage, Study, params_of
 from workloads import decoder, mae, pretrain
 from workloads.mistakes import Mistake
+from workloads.models import clip
 from workloads.reducers import drop, mats, rlt, tome
 
 STUDY = mats_keep.study()
@@ -90,6 +91,8 @@ def test_in_small_all_three_stages_shrink_together() -> None:
         ("dim", 32, r"has dim=32 \(48\)\n  the stages that pass weights on must have the same"),
         ("depth", 1, r"has depth=1 \(2\)"),
         ("patch", 4, r"has patch=4 \(8\)"),
+        ("mlp_ratio", 2.0, r"blocks.0.mlp.fc1.weight is \(96, 48\) .*, and \(192, 48\) before"),
+        ("qv_bias", False, r"blocks.0.attn.q_bias is None .*, and \(48,\) before"),
     ],
 )
 def test_a_fine_tuning_of_another_model_is_refused(field: str, value: int, words: str) -> None:
@@ -100,8 +103,27 @@ def test_a_fine_tuning_of_another_model_is_refused(field: str, value: int, words
         study_of(**{f"finetune.model.{field}": fix(value)}).check()
 
 
-def test_a_fine_tuning_may_pool_otherwise() -> None:
+def test_a_fine_tuning_may_pool_otherwise_and_see_longer_clips() -> None:
     study_of(train=changed(TRAIN, model=replace(TRAIN.config.model, pool="mean"))).check()
+    study_of(train=changed(TRAIN, model=replace(TRAIN.config.model, frames=16))).check()
+
+
+def test_learned_positions_of_another_grid_are_refused() -> None:
+    image = clip.Config(dim=48, depth=2, heads=2, patch=8, frames=1, size=32)
+    video = replace(image, frames=8, adapters="space_time")
+    first = replace(changed(TRAIN, model=image), inputs=(), name="pretrain")
+    study_of(first, changed(TRAIN, model=video)).check()
+    with pytest.raises(Mistake, match=r"positions.table is \(25, 48\) .*, and \(16, 48\) before"):
+        study_of(first, changed(TRAIN, model=replace(video, size=40))).check()
+
+
+def test_a_pretraining_with_another_decoder_cannot_go_on() -> None:
+    other = changed(LEARN, decoder=decoder.Config(dim=24, heads=2))
+    again = replace(other, inputs=(("weights", LEARN),))
+    train = replace(TRAIN, inputs=(("weights", again),))
+    measure = replace(MEASURE, inputs=(("weights", train),))
+    with pytest.raises(Mistake, match=r"weights: decoder.mask_token is .24,. where they are read"):
+        replace(STUDY, stages=(LEARN, again, train, measure), space=Space({})).check()
 
 
 @pytest.mark.parametrize(

@@ -142,9 +142,18 @@ def test_whole_numbers_are_all_named_wherever_they_stand() -> None:
     free = either(few=Int(2, 6, step=2), many=Int(1, 5000), other=fix(3))
     space = Space({"evaluate.clip.frames": free, "evaluate.clip.size": Int(8, 9)})
     assert [*space.numbers()] == [
-        *(("evaluate.clip.frames", n) for n in (2, 4, 6)),
-        *(("evaluate.clip.size", n) for n in (8, 9)),
+        *(("evaluate.clip.frames.few", "evaluate.clip.frames", n) for n in (2, 4, 6)),
+        *(("evaluate.clip.size", "evaluate.clip.size", n) for n in (8, 9)),
     ]
+
+
+def test_examples_with_a_number_have_it_where_it_is_asked_for_alone() -> None:
+    free = either(few=Int(2, 6, step=2), other=fix(3))
+    space = Space(
+        {"evaluate.clip.frames": free, "finetune.clip.frames": same_as("evaluate.clip.frames")}
+    )
+    frames = [tuple(one.values()) for one in space.examples({"evaluate.clip.frames.few": 4})]
+    assert frames == [(4, 4), (3, 3), (4, 4), (3, 3)]
 
 
 def test_examples_are_every_combination_of_options_at_both_ends_of_ranges() -> None:
@@ -259,4 +268,9 @@ def test_examples_and_numbers_of_fields_that_stand_together() -> None:
         for example in PAIRED.examples()
     ]
     assert shown == [(16, 1), (16, 0), (4, 0), (16, 1), (16, 0), (8, 0)]
-    assert [*PAIRED.numbers()] == [("evaluate.clip.frames", n) for n in (4, 6, 8)]
+    numbers = [(place, n) for _, place, n in PAIRED.numbers()]
+    assert numbers == [("evaluate.clip.frames", n) for n in (4, 6, 8)]
+    longer = [
+        one["evaluate.clip.frames"] for one in PAIRED.examples({next(PAIRED.numbers())[0]: 6})
+    ]
+    assert longer == [16, 16, 6] * 2

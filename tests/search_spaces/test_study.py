@@ -17,7 +17,7 @@ from workloads import finetune
 from workloads.datasets import synthetic
 from workloads.knobs import Choice, Int
 from workloads.mistakes import Mistake
-from workloads.reducers import drop, rlt, tome
+from workloads.reducers import drop, flux, inti, rlt, tome
 
 RLT = (rlt.Config(tau=0.1),)
 REDUCED: dict[str, Any] = {"finetune.reducers": RLT, "evaluate.reducers": (rlt.Config(tau=0.3),)}
@@ -103,6 +103,7 @@ def test_with_field_changes_one_field_and_leaves_the_config_alone() -> None:
         ({"name": ".."}, "is no plain word"),
         ({"objectives": (TOP1,)}, r"objectives=\(top1 \(max\)\)\n  one to raise and one to lower"),
         ({"objectives": (TOP1, GMACS, GMACS)}, "one to raise and one to lower"),
+        ({"controls": ("drop", "dropp")}, "controls has 'dropp'\n  there are drop, frames"),
         ({"controls": ["drop"]}, r"controls=\['drop'\] can be changed\n  write \(...\)"),
         ({"stages": [*STUDY.stages]}, "stages=.* can be changed"),
         ({"space": Space({"finetune.optim.betas": fix([0, 1])})}, r"=\[0, 1\] can be changed"),
@@ -213,6 +214,48 @@ def test_a_study_that_cannot_run_is_refused_and_told_why(study: Study, words: st
 def test_what_a_search_would_come_to_is_checked_too(path: str, domain: Domain, words: str) -> None:
     with pytest.raises(Mistake, match=words):
         replace(STUDY, space=Space({path: domain})).check()
+
+
+FLUX = fix(flux.Config(keep=0.5))
+
+
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        ({"evaluate.reducers": FLUX, "evaluate.clip.frames": Int(4, 12, step=2)}, "flux: 3 frames"),
+        (
+            {
+                "evaluate.reducers": narrow(inti.Config, halve_after=(1, 1), weights="mean"),
+                "evaluate.clip.frames": either(all=fix(16), some=Int(8, 16, step=2)),
+            },
+            "inti: 5 frames .* cannot be halved 2 times",
+        ),
+        (
+            {
+                "evaluate.reducers": narrow(flux.Config, budget=Int(25, 200)),
+                "evaluate.clip.frames": Int(4, 16, step=12),
+            },
+            "budget=200 is more than the 50 tokens",
+        ),
+    ],
+)
+def test_lengths_between_the_ends_are_checked_with_every_chain(
+    space: dict[str, Domain], words: str
+) -> None:
+    with pytest.raises(Mistake, match=words):
+        replace(STUDY, space=Space(space)).check()
+
+
+@pytest.mark.parametrize(
+    "other", [inti.Config(halve_after=(1, 2)), inti.Config(halve_after=(1,), scales=("point",))]
+)
+def test_networks_that_were_trained_for_something_else_are_refused(other: inti.Config) -> None:
+    trained = inti.Config(halve_after=(1,))
+    train = training(reducers=(trained,))
+    for right in (trained, inti.Config(halve_after=(2,), weights="mean"), inti.Config.off()):
+        study_of(train, right).check()
+    with pytest.raises(Mistake, match=r"not what this model was trained with\n  .*same_as"):
+        study_of(train, other).check()
 
 
 def test_a_length_table_that_training_leaves_may_be_used() -> None:

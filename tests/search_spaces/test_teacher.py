@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +12,15 @@ from variants import DIGEST, MEASURE, STUDY, TRAIN, measuring, training
 
 from orchestrator import stages
 from orchestrator.store import Store
+from search_spaces import demo, mats_keep
 from search_spaces.space import Space
 from search_spaces.study import Study
 from workloads.branches import Distil
 from workloads.clips import ClipSet
+from workloads.knobs import Float
 from workloads.mistakes import Mistake
-from workloads.reducers import drop
+from workloads.models import fluxvit
+from workloads.reducers import drop, inti, mats
 
 HALF = training(reducers=(drop.Config(keep=0.5),), distil=Distil(weight=1.0, layers=2))
 STUDENT = replace(HALF, inputs=(("teacher", TRAIN),))
@@ -63,3 +67,51 @@ def test_what_measures_cannot_teach() -> None:
     student = replace(HALF, inputs=(("teacher", MEASURE),))
     with pytest.raises(Mistake, match="a stage of kind 'evaluate' cannot teach"):
         replace(STUDY, stages=(TRAIN, MEASURE, student, measuring(of=student)), space=Space({}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": replace(demo.MODEL, dim=32)}, "teacher: dim=64, that of the model 32"),
+        ({"model": replace(demo.MODEL, mean=(0.5,) * 3)}, r"teacher: mean=\(0.485, .*\(0.5"),
+        ({"model": replace(demo.MODEL, std=(0.5,) * 3)}, r"teacher: std=\(0.229"),
+        ({"distil": Distil(weight=1.0, layers=4)}, "layers=4 of depths 3 and 3"),
+        ({"reducers": (mats.Config(alpha=2.0),)}, r"a grid of \(4, 5, 5\) has no tokens in common"),
+        ({"reducers": (inti.Config(halve_after=(1,)),)}, r"a grid of \(4, 5, 5\) has no tokens"),
+    ],
+)
+def test_a_teacher_that_cannot_be_compared_with_is_refused_before_it_is_trained(
+    changes: dict[str, Any], words: str
+) -> None:
+    student = replace(STUDENT, config=replace(STUDENT.config, **changes))
+    with pytest.raises(Mistake, match=words):
+        replace(STUDY, stages=(TRAIN, student, measuring(of=student)), space=Space({})).check()
+
+
+def test_other_features_are_no_features_of_the_model() -> None:
+    """A pool of another kind has vectors of another width."""
+    host = fluxvit.Config(dim=32, depth=2, heads=2, patch=8, size=40, pool_heads=2, features=24)
+    wide = training(model=host)
+    student = training(model=replace(host, features=48), distil=Distil(weight=1.0))
+    student = replace(student, inputs=(("teacher", wide),))
+    with pytest.raises(Mistake, match="features of width 24, those of the model 48"):
+        replace(STUDY, stages=(wide, student, measuring(of=student)), space=Space({})).check()
+
+
+def test_features_alone_may_be_compared_where_tokens_cannot() -> None:
+    reducers = (inti.Config(halve_after=(1,)),)
+    config = replace(STUDENT.config, reducers=reducers, distil=Distil(weight=1.0, layers=0))
+    student = replace(STUDENT, config=config)
+    replace(STUDY, stages=(TRAIN, student, measuring(of=student)), space=Space({})).check()
+
+
+def test_a_search_that_comes_to_a_student_without_a_teacher_is_refused() -> None:
+    space = Space({"finetune.distil.weight": Float(0.1, 1.0)})
+    with pytest.raises(Mistake, match=r"distil.weight above 0 and no teacher"):
+        replace(STUDY, space=space).check()
+
+
+def test_a_pretraining_has_no_teacher() -> None:
+    learn = replace(mats_keep.study().stages[0], inputs=(("teacher", TRAIN),))
+    with pytest.raises(Mistake, match="a stage of kind 'pretrain' has no teacher"):
+        replace(STUDY, stages=(TRAIN, learn, MEASURE), space=Space({}))

@@ -316,6 +316,7 @@ def test_every_branch_trains_its_own_head() -> None:
     [
         ({"align": -1.0}, "align=-1.0 must be 0 or more"),
         ({"reducers": (drop.Config(),)}, "reducers and branches both name a chain"),
+        ({"branches": FLUX.branches[::-1]}, r"heads \[2, 1, 0\], but head 0 can only teach"),
         ({"grids": Grids(frames=(8,), sizes=(16,), least=500)}, "no shape has 500 to 6144 tokens"),
     ],
 )
