@@ -181,15 +181,18 @@ class Study:
     def plan(self, chosen: Mapping[str, Any]) -> Stage:
         """Return the last stage with the chosen values in it and in all that it needs.
 
+        Of stages with one label a path names the last: a student, not its teacher.
+
         Raises:
             Mistake: a path names no stage or field.
         """
         made: dict[Stage, Stage] = {}
+        named = {stage.label: stage for stage in self.stages}
         for stage in self.stages:
             config = stage.config
             for path, value in chosen.items():
                 label, _, field = path.partition(".")
-                if label == stage.label:
+                if named.get(label) == stage:
                     config = with_field(config, field, value)
             inputs = tuple((role, made[needed]) for role, needed in stage.inputs)
             made[stage] = replace(stage, config=config, inputs=inputs)
@@ -321,11 +324,11 @@ def params_of(plan: Stage, paths: Mapping[str, Any]) -> dict[str, Any]:
     The evaluated chain stands bare (`reducer`, `tau`), that of training with `finetune.` before it.
     """
     params: dict[str, Any] = {}
-    for stage in reversed(list(plan.chain())):
+    last = {stage.label: stage for stage in plan.chain()}  # as paths are understood
+    for stage in reversed(last.values()):
         prefix = "" if stage.kind == "evaluate" else f"{stage.label}."
-        params |= {
-            prefix + name: value for name, value in _chain_params(stage.config.reducers).items()
-        }
+        own = _chain_params(stage.config.reducers)
+        params |= {prefix + name: value for name, value in own.items()}
     plain = {path: value for path, value in paths.items() if not path.endswith(".reducers")}
     return params | plain
 

@@ -14,7 +14,7 @@ from orchestrator import stages
 from orchestrator.store import Store
 from search_spaces import demo, mats_keep
 from search_spaces.space import Space
-from search_spaces.study import Study
+from search_spaces.study import Study, params_of
 from workloads.branches import Distil
 from workloads.clips import ClipSet
 from workloads.knobs import Float
@@ -50,6 +50,15 @@ def test_the_teacher_is_trained_first_and_arrives(tmp_path: Path) -> None:
     launch = stages.in_process(noise(), DIGEST, store)
     took = stages.run(study.plan({}), DIGEST, store, launch).stages
     assert [stage["kind"] for stage in took] == ["finetune", "finetune", "evaluate"]
+
+
+def test_what_is_searched_is_the_student() -> None:
+    chosen = {"finetune.reducers": (drop.Config(keep=0.25),), "finetune.steps": 7}
+    plan = taught().plan(chosen)
+    teacher, student, _ = plan.chain()
+    assert teacher == TRAIN
+    assert (student.config.reducers, student.config.steps) == (chosen["finetune.reducers"], 7)
+    assert params_of(plan, chosen)["finetune.keep"] == 0.25
 
 
 def test_another_teacher_is_another_student() -> None:
