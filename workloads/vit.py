@@ -30,6 +30,7 @@ from workloads.trace import Trace
 REVISION = 2
 
 
+PIXELS = "give pixels in 0..1, normalised with the model's mean and std"
 ADDED = ("learned", "heads", "head_norm", "pool", "adapter", "time")
 """Parts that do not belong to a pre-trained backbone, by a component of their parameters' names."""
 
@@ -175,6 +176,8 @@ class VideoTransformer(nn.Module):
     ) -> None:
         chain.check(grid)
         chain.accept(dict(self.learned.items()))
+        if not clip_BCTHW.is_floating_point():
+            raise Mistake(f"clip: pixels are {clip_BCTHW.dtype}", PIXELS)
         if seeds and len(seeds) != len(clip_BCTHW):
             raise Mistake(f"seeds: {len(seeds)} for {len(clip_BCTHW)} clips", "give one a clip")
         if not (self.training and clip_BCTHW.is_cuda):  # no host sync in each step of a training
@@ -229,7 +232,4 @@ def _refuse_pixels(clip_BCTHW: Tensor) -> None:
     # One sum instead of a look at each: NaN and infinity both survive it.
     if not clip_BCTHW.is_meta and not clip_BCTHW.sum(dtype=torch.float32).isfinite():
         bad = int((~clip_BCTHW.isfinite()).sum())
-        raise Mistake(
-            f"clip: {bad} of {clip_BCTHW.numel()} pixels are NaN or infinite",
-            "give pixels in 0..1, normalised with the model's mean and std",
-        )
+        raise Mistake(f"clip: {bad} of {clip_BCTHW.numel()} pixels are NaN or infinite", PIXELS)

@@ -281,6 +281,11 @@ def test_pixels_of_frames_that_are_not_chosen_are_looked_at_too() -> None:
             model_of()(clip_1CTHW, (mats.Config(alpha=2.0),), seeds=[seed])
 
 
+def test_pixels_as_they_are_stored_are_refused() -> None:
+    with pytest.raises(Mistake, match=r"pixels are torch.uint8\n  give pixels in 0..1, normalised"):
+        model_of()(torch.zeros(1, 3, 4, 8, 8, dtype=torch.uint8))
+
+
 def test_as_many_seeds_as_clips_are_asked_for(clip_BCTHW: Tensor) -> None:
     with pytest.raises(Mistake, match="seeds: 1 for 2 clips"):
         model_of()(clip_BCTHW, (drop.Config(keep=0.5),), seeds=[7])

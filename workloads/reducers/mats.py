@@ -32,6 +32,7 @@ Legend: B clips, T tubelets, L tokens of a tubelet, n = T * L, K kept, P chosen 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -153,7 +154,7 @@ class MotionSelection(Reducer):
 
     def check(self, grid: Grid) -> None:
         if self.steps() and grid[0] < 2:
-            frames = round(2 * self.host.tubelet * self.config.alpha)
+            frames = math.ceil(2 * self.config.alpha) * self.host.tubelet
             raise Mistake(
                 f"mats: {grid[0]} tubelet of {self.host.tubelet} frames has none before it",
                 f"show {frames} frames or more",

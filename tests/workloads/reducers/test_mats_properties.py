@@ -271,6 +271,10 @@ def test_a_single_tubelet_is_refused_before_any_work() -> None:
     with pytest.raises(Mistake, match="1 tubelet of 2 frames has none before it\n  show 4 frames"):
         model(scene(frames=2), (mats.Config(),))
     model(scene(frames=2), (mats.Config.off(),))
+    for alpha in (1.3, 1.5):  # whole tubelets, and enough of them
+        with pytest.raises(Mistake, match="show 6 frames"):
+            model(scene(frames=2), (mats.Config(alpha=alpha),))
+        model(scene(frames=6), (mats.Config(alpha=alpha),))
     with pytest.raises(Mistake, match="show 6 frames"):
         model(scene(frames=4), (mats.Config(alpha=1.5),))
 
