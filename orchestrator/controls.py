@@ -6,8 +6,9 @@ frames, lower resolution, ToMe at a constant r and, if it merges, at its own sch
 trained point one model is trained with random drop at the mean keep ratio of its training (in steps
 of 0.05, shared by all points of that checkpoint), and evaluated with random drop at the point's
 tokens. A point whose model was pre-trained on selected tokens also has the same without that
-choice: pre-trained on random tokens, exactly as many (`masking`), and all else as the point. So
-each control takes away one choice, and the others stay.
+choice: pre-trained on random tokens, as many (`masking`; the mean number, where a selection leaves
+some clips more than others), and all else as the point. So each control takes away one choice, and
+the others stay.
 """
 
 from __future__ import annotations
