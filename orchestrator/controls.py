@@ -35,6 +35,7 @@ from workloads.reducers import drop
 log = logging.getLogger(__name__)
 
 KEEP_STEP = 0.05
+BRANCHES = "finetune.branches"
 
 Chosen = dict[str, Any]  # Any: as a trial chooses, a value for each path
 
@@ -99,6 +100,7 @@ class Controls:
             changes = {"drop": training | equal.dropped(plan.config, model, tokens)}
         else:
             changes = equal.others(plan.config, model, tokens)
+            changes |= self._taught_blindly(plan, tokens)
         if tokens >= equal.cells_of(plan.config, model):
             changes = {}
         changes |= self._masked(plan)
@@ -106,6 +108,17 @@ class Controls:
             if kind in changes:
                 other = chosen | changes[kind]
                 yield Control(kind, point.trial, other, self.study.plan(other))
+
+    def _taught_blindly(self, plan: Stage, tokens: float) -> dict[str, Chosen]:
+        """Return random drop on a model that learned from random tokens, where a model of several
+        branches learned from chosen ones: on its own checkpoint random tokens are of a new kind.
+        """
+        branches = _training(plan).branches
+        blind = equal.blind(branches)
+        if blind is None or blind == branches:
+            return {}
+        dropped = equal.dropped(plan.config, _training(plan).model, tokens)
+        return {"drop": {BRANCHES: blind, **dropped}}
 
     def _masked(self, plan: Stage) -> dict[str, Chosen]:
         """Return random masks in place of the selection of a pre-training, if there is any."""
@@ -160,10 +173,12 @@ class Controls:
                 raise Halted(str(error)) from error
             reason = str(error)
         # The stride of fewer frames follows from their number.
-        hidden = {"evaluate.clip.stride"} - self.memory.chosen(control.of).keys()
+        hidden = {"evaluate.clip.stride", BRANCHES} - self.memory.chosen(control.of).keys()
         shown = {path: value for path, value in control.chosen.items() if path not in hidden}
         record = record_of(self.study, control.plan, shown, outcome, reason)
         params = {**record.params, "control": control.kind}
+        if BRANCHES in control.chosen.keys() - self.memory.chosen(control.of).keys():
+            params["finetune.reducer"] = "drop"
         return replace(record, trial=control.of, role="control", params=params)
 
 

@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from search_spaces.fit import StageConfig
+from workloads.branches import Branch
 from workloads.mistakes import Mistake
 from workloads.models import HostConfig
-from workloads.reducers import drop, tome, vid_tldr
-from workloads.reducers.base import chain_of, name_of
+from workloads.reducers import drop, flux, mats, tome, vid_tldr
+from workloads.reducers.base import Config, chain_of, name_of
 from workloads.tokens import Grid
 
 Chosen = dict[str, Any]  # Any: as a trial chooses, a value for each path
@@ -54,6 +56,30 @@ def dropped(config: StageConfig, model: HostConfig, tokens: float) -> Chosen:
     """Return random drop at a number of tokens."""
     keep = drop.keep_for(cells_of(config, model), tokens)
     return {_REDUCERS: (drop.Config(keep=keep),)}
+
+
+def blind(branches: tuple[Branch, ...]) -> tuple[Branch, ...] | None:
+    """Return branches that take their tokens at random, each as many; None if not in each clip.
+
+    It is the training that a model taught on chosen tokens has to be compared with.
+    """
+    found = []
+    for branch in branches:
+        counts = [_count(one) for one in branch.reducers]
+        if None in counts or len(counts) > 1:
+            return None
+        chain = tuple(drop.Config(**count) for count in counts if count is not None)
+        found.append(replace(branch, reducers=chain))
+    return tuple(found)
+
+
+def _count(reducer: Config) -> dict[str, Any] | None:
+    """Return what random drop needs to keep as many tokens of every clip as a reducer does."""
+    if isinstance(reducer, flux.Config) and reducer.budget:
+        return {"budget": reducer.budget}
+    if isinstance(reducer, flux.Config | mats.Config):
+        return {"keep": reducer.keep}
+    return None
 
 
 def _grid(config: StageConfig, model: HostConfig) -> Grid:

@@ -121,6 +121,9 @@ class VideoTransformer(nn.Module):
         seeds: Sequence[int] | None = None,
     ) -> tuple[Tensor, Trace]:
         """Return the logits (B, K) and the trace."""
+        if not 0 <= head < len(self.heads):
+            what = f"head={head} of a model with {len(self.heads)}"
+            raise Mistake(what, "heads count from 0; the host says how many there are")
         trace = Trace()
         tokens = self.encode(clip_BCTHW, self.chain(chain), seeds, trace)
         return self.classify(tokens, head, trace), trace

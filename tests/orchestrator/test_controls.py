@@ -14,11 +14,12 @@ from orchestrator.controls import Control, Controls
 from orchestrator.ledger import Ledger
 from orchestrator.memory import Memory
 from orchestrator.store import Store
-from search_spaces import demo
+from search_spaces import demo, flux_budget
 from search_spaces.space import Space, fix
 from search_spaces.study import Stage
-from workloads import pretrain
-from workloads.reducers import drop, mats, rlt, vid_tldr
+from workloads import finetune, pretrain
+from workloads.branches import Branch
+from workloads.reducers import drop, flux, mats, rlt, vid_tldr
 from workloads.stage import Result
 
 CELLS, DEPTH, TRAINED = 200, 3, {"finetune.reducers": rlt.Config(tau=0.1)}
@@ -146,3 +147,41 @@ def test_a_point_that_reduces_nothing_still_has_that_one(tmp_path: Path) -> None
 @pytest.mark.parametrize("reducers", [(), (drop.Config(keep=0.3),)])
 def test_random_masks_are_their_own_control(reducers: Any, tmp_path: Path) -> None:
     assert "masking" not in pretrained(tmp_path, 100, *reducers)
+
+
+# A model that was taught along several branches.
+
+
+def of_flux(tmp_path: Path, **changes: Any) -> Control:
+    """Return the control by random drop of a point of 32 tokens in 8 x 32 px."""
+    study = flux_budget.study()
+    train, measure = study.stages
+    train = replace(train, config=replace(flux_budget.TRAIN, **changes))
+    measure = replace(measure, inputs=(("weights", train),))
+    point = {"reducers": fix(flux.Config(budget=32)), "head": fix(2), "clip.frames": fix(8)}
+    space = Space({f"evaluate.{path}": domain for path, domain in point.items()})
+    memory = Memory(replace(study, stages=(train, measure), space=space), tmp_path / "journal")
+    memory.ask()
+    metrics = {"val/top1": 0.9, "cost/gmacs": 0.1, "cost/tokens": 32.0}
+    record = replace(ended(memory, memory.ask()), metrics=metrics)
+    controls = Controls(memory, Ledger(tmp_path / "ledger"), DIGEST, Store(tmp_path))
+    return {control.kind: control for control in controls.of(record, None)}["drop"]
+
+
+def test_a_model_of_budgets_is_compared_with_one_taught_on_random_tokens(tmp_path: Path) -> None:
+    control = of_flux(tmp_path)
+    train, measure = control.plan.chain()
+    assert isinstance(train.config, finetune.Config)
+    chains = [branch.reducers for branch in train.config.branches]
+    assert chains == [(drop.Config(budget=budget),) for budget in flux_budget.BUDGETS]
+    assert replace(train.config, branches=flux_budget.TRAIN.branches) == flux_budget.TRAIN
+    assert measure.config.reducers == (drop.Config(keep=drop.keep_for(128, 32)),)
+    assert measure.config.head == 2
+
+
+def test_branches_that_are_not_as_many_in_each_clip_have_the_control_of_their_checkpoint(
+    tmp_path: Path,
+) -> None:
+    taught = (Branch(), Branch(reducers=(rlt.Config(),), head=1))
+    train, _ = of_flux(tmp_path, branches=taught).plan.chain()
+    assert train.config.branches == taught

@@ -14,7 +14,7 @@ from search_spaces import demo
 from search_spaces.space import Space, either, fix, narrow
 from search_spaces.study import Study
 from workloads.knobs import Choice, Float, Int
-from workloads.reducers import drop, mats, rlt, tome, vid_tldr
+from workloads.reducers import drop, flux, mats, rlt, tome, vid_tldr
 
 DIGEST = "digest of some clips"
 SCHEDULES = ("constant", "decreasing")
@@ -33,6 +33,7 @@ LEFT: dict[type, Callable[[Any], float]] = {
     rlt.Config: lambda config: 1 - config.tau,
     tome.Config: lambda config: 1 - config.r / 20,
     drop.Config: lambda config: config.keep,
+    flux.Config: lambda config: 1 - 1 / config.budget,
     vid_tldr.Config: lambda config: 1 - config.ratio,
     mats.Config: lambda config: config.keep,
 }

@@ -289,3 +289,11 @@ def test_pixels_as_they_are_stored_are_refused() -> None:
 def test_as_many_seeds_as_clips_are_asked_for(clip_BCTHW: Tensor) -> None:
     with pytest.raises(Mistake, match="seeds: 1 for 2 clips"):
         model_of()(clip_BCTHW, (drop.Config(keep=0.5),), seeds=[7])
+
+
+def test_a_head_or_a_reducer_that_is_not_there_is_refused(clip_BCTHW: Tensor) -> None:
+    with pytest.raises(Mistake, match="head=1 of a model with 1"):
+        model_of()(clip_BCTHW, head=1)
+    for wrong in ("rlt", tome.Config):
+        with pytest.raises(Mistake, match="is no reducer"):
+            model_of()(clip_BCTHW, (wrong,))

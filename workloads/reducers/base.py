@@ -213,12 +213,17 @@ class Chain:
     """Reducers in one model: a value, equal if its configs are, checked when built.
 
     Raises:
-        Mistake: a step needs more regular sequences than the steps before it leave.
+        Mistake: a step needs more regular sequences than the steps before it leave, or something
+            is no reducer.
     """
 
     def __init__(self, configs: Sequence[Config], host: Host) -> None:
         self.configs = tuple(configs)
         self.host = host
+        for config in self.configs:
+            if not hasattr(config, "build") or isinstance(config, type):
+                what = f"reducers: {config!r} is no reducer"
+                raise Mistake(what, "a tuple of Configs, such as (rlt.Config(tau=0.1),)")
         self.names = tuple(name_of(config) for config in self.configs)
         if len({*self.names}) < len(self.names):
             what = f"reducers=({', '.join(self.names)}): the same one twice"
