@@ -164,7 +164,7 @@ def _weights(learner: Learner) -> dict[str, tuple[int, ...]]:
     return {name: tuple(weight.shape) for name, weight in parts.items()}
 
 
-def refuse_other_teacher(learner: finetune.Config, source: finetune.Config) -> None:
+def refuse_other_teacher(learner: Learner, source: finetune.Config) -> None:
     """Refuse a teacher that the model of a training cannot be compared with.
 
     Raises:
@@ -173,10 +173,14 @@ def refuse_other_teacher(learner: finetune.Config, source: finetune.Config) -> N
     layers = learner.distil.layers
     with torch.device("meta"):
         model, other = (one.model.build(2, one.reducers) for one in (learner, source))
-    branches.refuse_unlike(model, other, layers)
+    pooled = isinstance(learner, finetune.Config)
+    branches.refuse_unlike(model, other, layers, pooled)
     if learner.model.mean != source.model.mean:
         what = f"teacher: mean={source.model.mean}, that of the model {learner.model.mean}"
         raise Mistake(what, "both see the same pixels")
+    if not isinstance(learner, finetune.Config):
+        _refuse_other_frames(learner)
+        return
     clip_of = {reducers: clip for clip, reducers in learner.cases()}
     for reducers, clip in clip_of.items():
         if model.chain(reducers).layout == Layout.RAGGED:
@@ -185,6 +189,16 @@ def refuse_other_teacher(learner: finetune.Config, source: finetune.Config) -> N
         taught = branches.Teacher(other, layers)(pixels)
         way = branches.Branch(reducers=reducers)
         branches.distillation(branches.encoded(model, pixels, way, None, layers), taught)
+
+
+def _refuse_other_frames(learner: pretrain.Config) -> None:
+    """Refuse a teacher where a student chooses frames: the two then have other cells."""
+    clip, host = learner.clip, learner.model.host(learner.reducers)
+    grid = host.grid_of(clip.frames, clip.size, clip.size)
+    chain = base.chain_of(learner.reducers, host)
+    if chain.grid(grid) != grid:
+        what = f"distil: a grid of {chain.grid(grid)} has no tokens in common with {grid}"
+        raise Mistake(what, "set alpha=1, or distil.weight=0")
 
 
 def _refuse_head(config: StageConfig, learner: Learner) -> None:

@@ -68,7 +68,7 @@ _CONFIGS = {
 # What a stage goes through beside the modules that its config names. Each must have a REVISION.
 _ALWAYS = (vit, blocks, trace, parts, clips, frames, attention, tokens)
 _BY_KIND = {
-    "pretrain": (pretrain, training, mae, decoder, augment, optim),
+    "pretrain": (pretrain, training, mae, decoder, branches, losses, augment, optim),
     "finetune": (finetune, training, branches, losses, augment, optim),
     "evaluate": (evaluate, augment, cost, metrics),  # augment: it normalises pixels
 }
@@ -270,13 +270,13 @@ def _refuse_stages(stages: tuple[Stage, ...]) -> None:
 
 def _refuse_teacher(stage: Stage) -> None:
     teacher = dict(stage.inputs).get("teacher")
-    if teacher is not None and stage.kind != "finetune":
-        raise Mistake(f"study: a stage of kind {stage.kind!r} has no teacher", "a finetune may")
+    if teacher is not None and stage.kind == "evaluate":
+        raise Mistake("study: an evaluation has no teacher", "a training may")
     if teacher is not None and not isinstance(teacher.config, finetune.Config):
         raise Mistake(f"study: a stage of kind {teacher.kind!r} cannot teach", "a finetune can")
-    wanted = isinstance(stage.config, finetune.Config) and stage.config.distil.weight > 0
+    wanted = isinstance(stage.config, Learner) and stage.config.distil.weight > 0
     if wanted and teacher is None:
-        what = "study: finetune has distil.weight above 0 and no teacher"
+        what = f"study: {stage.kind} has distil.weight above 0 and no teacher"
         raise Mistake(what, 'inputs=(("teacher", train),), with a stage that trains before it')
 
 
@@ -297,10 +297,10 @@ def _successors(plan: Stage) -> Iterator[tuple[Learner, Learner]]:
             yield stage.config, source.config
 
 
-def _taught(plan: Stage) -> Iterator[tuple[finetune.Config, finetune.Config]]:
+def _taught(plan: Stage) -> Iterator[tuple[Learner, finetune.Config]]:
     """Yield each training that learns from a teacher, and the teacher's."""
     for stage in plan.chain():
-        if isinstance(stage.config, finetune.Config) and stage.config.distil.weight:
+        if isinstance(stage.config, Learner) and stage.config.distil.weight:
             _refuse_teacher(stage)  # the weight may be one that a search comes to
             source = dict(stage.inputs)["teacher"].config
             assert isinstance(source, finetune.Config), "checked when the study is written"

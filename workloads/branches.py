@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,6 +29,7 @@ from workloads import losses
 from workloads.knobs import Float
 from workloads.mistakes import Mistake
 from workloads.reducers import base
+from workloads.stage import Input, Inputs
 from workloads.tokens import Grid, Tokens
 from workloads.trace import Trace
 from workloads.vit import VideoTransformer
@@ -153,8 +155,16 @@ class Branches(nn.Module):
         return self.model.pool.aligned(found.pooled_BE, branch.head)
 
 
-def refuse_unlike(model: VideoTransformer, teacher: VideoTransformer, layers: int) -> None:
+def refuse_unlike(
+    model: VideoTransformer, teacher: VideoTransformer, layers: int, pooled: bool = True
+) -> None:
     """Refuse a teacher that a model cannot be compared with.
+
+    Args:
+        model: the student.
+        teacher: see `Teacher`.
+        layers: whose tokens are compared.
+        pooled: whether what they pool is compared, too.
 
     Raises:
         Mistake: the two have other tokens, other pixels, or other features.
@@ -168,7 +178,7 @@ def refuse_unlike(model: VideoTransformer, teacher: VideoTransformer, layers: in
         what = f"distil: layers={layers} of depths {own.depth} and {other.depth}"
         raise Mistake(what, "compare fewer layers")
     widths = [next(one.heads.parameters()).shape[1] for one in (teacher, model)]
-    if widths[0] != widths[1]:
+    if pooled and widths[0] != widths[1]:
         what = f"teacher: features of width {widths[0]}, those of the model {widths[1]}"
         raise Mistake(what, "both need pools of one kind")
 
@@ -177,3 +187,33 @@ def distillation(student: Encoded, teacher: Encoded) -> Tensor:
     """Return the gap of pooled features plus that of tokens."""
     gap = losses.gap(student.pooled_BE, teacher.pooled_BE)
     return gap + losses.token_gap(student.tokens, teacher.tokens) if teacher.tokens else gap
+
+
+def teacher_of(distil: Distil, model: VideoTransformer, inputs: Inputs) -> Teacher | None:
+    """Return the model that a training learns from, if any.
+
+    Raises:
+        Mistake: none is read, or the two have other tokens.
+    """
+    if not distil.weight:
+        return None
+    if "teacher" not in inputs:
+        what = f"distil: weight={distil.weight}, but no stage is read as teacher"
+        raise Mistake(what, 'add inputs=(("teacher", stage),), or set weight=0')
+    return taught_by(inputs["teacher"], model, distil.layers)
+
+
+def taught_by(source: Input, model: VideoTransformer, layers: int) -> Teacher:
+    """Return a finished training as the teacher of a model, seen in its last `layers` blocks.
+
+    Raises:
+        Mistake: the two have other tokens.
+    """
+    weights = load_file(source.weights)
+    # As many classes as it was trained for: its heads are not read.
+    num_classes = len(weights["heads.0.weight"])
+    teacher: VideoTransformer = source.config.model.build(num_classes, source.config.reducers)
+    teacher.load_state_dict(weights)
+    refuse_unlike(model, teacher, layers)
+    device = next(model.parameters()).device
+    return Teacher(teacher.to(device), layers)

@@ -19,13 +19,13 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from workloads import augment, clips, optim
-from workloads.branches import Branch, Branches, Distil, Teacher, refuse_unlike
+from workloads.branches import Branch, Branches, Distil, Teacher, teacher_of
 from workloads.clips import ClipSet, Grids
 from workloads.knobs import Float
 from workloads.mistakes import Mistake
 from workloads.models import HostConfig
 from workloads.reducers import base
-from workloads.stage import Input, Inputs, Report, Result
+from workloads.stage import Inputs, Report, Result
 from workloads.training import Trainer
 from workloads.vit import VideoTransformer, is_added
 
@@ -132,7 +132,7 @@ def run(config: Config, clip_set: ClipSet, inputs: Inputs, report: Report) -> Re
     if config.train == "added":
         freeze(model)
     model.to(clip_set.device).train()
-    trainer = _Trainer(config, clip_set, model, _teacher(config, model, inputs))
+    trainer = _Trainer(config, clip_set, model, teacher_of(config.distil, model, inputs))
     trainer.run(report)
     weights = {name: weight.cpu().contiguous() for name, weight in model.state_dict().items()}
     return Result(weights, {**trainer.metrics(), "train/steps": config.steps}, None)
@@ -167,32 +167,6 @@ def freeze(model: VideoTransformer) -> None:
     """Leave only what comes on top of the backbone to be trained."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(is_added(name))
-
-
-def _teacher(config: Config, model: VideoTransformer, inputs: Inputs) -> Teacher | None:
-    """Return the model to learn from, if any."""
-    if not config.distil.weight:
-        return None
-    if "teacher" not in inputs:
-        what = f"distil: weight={config.distil.weight}, but no stage is read as teacher"
-        raise Mistake(what, 'add inputs=(("teacher", stage),), or set weight=0')
-    return taught_by(inputs["teacher"], model, config.distil.layers)
-
-
-def taught_by(source: Input, model: VideoTransformer, layers: int) -> Teacher:
-    """Return a finished training as the teacher of a model, seen in its last `layers` blocks.
-
-    Raises:
-        Mistake: the two have other tokens.
-    """
-    weights = load_file(source.weights)
-    # As many classes as it was trained for: its heads are not read.
-    num_classes = len(weights["heads.0.weight"])
-    teacher: VideoTransformer = source.config.model.build(num_classes, source.config.reducers)
-    teacher.load_state_dict(weights)
-    refuse_unlike(model, teacher, layers)
-    device = next(model.parameters()).device
-    return Teacher(teacher.to(device), layers)
 
 
 class _Trainer(Trainer):

@@ -20,7 +20,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from workloads import augment, clips, decoder, mae, optim
+from workloads import augment, clips, decoder, losses, mae, optim
+from workloads.branches import Distil, Teacher, teacher_of
 from workloads.clips import ClipSet
 from workloads.knobs import Float
 from workloads.mae import MaskedAutoencoder
@@ -46,6 +47,9 @@ class Config:
     visible_keep: Annotated[float, Float(0.05, 0.5, stage="pretrain")] = 0.1
     """Tokens that are shown / all tokens of a clip; the other selected ones are reconstructed."""
     decoder: decoder.Config = field(default_factory=decoder.Config)
+    distil: Distil = field(default_factory=Distil)
+    """What a trained model, read as `teacher`, teaches beside the pixels: its tokens, of all of the
+    clip, at the cells of the visible ones (for Flux: its two-stage self-teacher)."""
     augment: augment.Config = field(default_factory=lambda: augment.Config(crop=0.66))
     optim: optim.Config = field(default_factory=lambda: optim.Config(betas=(0.9, 0.95)))
     steps: int = 1000
@@ -63,6 +67,9 @@ class Config:
         if not 0 < self.visible_keep < 1:
             what = f"pretrain: visible_keep={self.visible_keep} must be between 0 and 1"
             raise Mistake(what, "it is the share of all tokens that is shown; the papers: 0.1")
+        if self.distil.weight and not self.distil.layers:
+            what = "pretrain: distil.layers=0 compares pooled features, and nothing is pooled here"
+            raise Mistake(what, "compare the tokens of 1 block or more")
 
     def check(self) -> None:
         """Refuse what a later step would stumble over, before any work.
@@ -82,11 +89,11 @@ def run(config: Config, clip_set: ClipSet, inputs: Inputs, report: Report) -> Re
     Args:
         config: what to train.
         clip_set: its `train` split is read, without labels.
-        inputs: `weights` of another pre-training to start from, if any.
+        inputs: `weights` of another pre-training to start from and a `teacher`, if any.
         report: gets the loss and the state after each step.
 
     Raises:
-        Mistake: clips, chain or weights do not fit the model.
+        Mistake: clips, chain, weights or teacher do not fit the model.
     """
     config.check()
     model = mae.build(
@@ -95,7 +102,8 @@ def run(config: Config, clip_set: ClipSet, inputs: Inputs, report: Report) -> Re
     if "weights" in inputs:
         mae.load(model, load_file(inputs["weights"].weights))
     model.to(clip_set.device).train()
-    trainer = _Trainer(config, clip_set, model)
+    teacher = teacher_of(config.distil, model.encoder, inputs)
+    trainer = _Trainer(config, clip_set, model, teacher)
     trainer.run(report)
     weights = {n: w.detach().cpu().contiguous() for n, w in mae.weights_of(model).items()}
     return Result(weights, {**trainer.metrics(), "train/steps": config.steps}, None)
@@ -104,22 +112,34 @@ def run(config: Config, clip_set: ClipSet, inputs: Inputs, report: Report) -> Re
 class _Trainer(Trainer):
     """Reconstructs what the model did not see."""
 
-    def __init__(self, config: Config, clip_set: ClipSet, model: MaskedAutoencoder) -> None:
+    def __init__(
+        self,
+        config: Config,
+        clip_set: ClipSet,
+        model: MaskedAutoencoder,
+        teacher: Teacher | None,
+    ) -> None:
         super().__init__(config, clip_set, model)
-        self.config = config
+        self.config, self.encoder, self.teacher = config, model.encoder, teacher
         self.forward: nn.Module = DistributedDataParallel(model) if self.world > 1 else model
         self.smoothed["tokens"] = torch.zeros((), device=clip_set.device)
 
     def loss(self, ids: list[int], seeds: list[int]) -> Tensor:
         nothing_B1 = torch.zeros(len(ids), 1, device=self.clip_set.device)
         clip_BCTHW, _ = self.load(ids, seeds, self.config.clip, nothing_B1)
-        with self.autocast():
+        layers = self.config.distil.layers if self.teacher else 0
+        with self.autocast(), losses.watched(self.encoder, layers) as seen:
             found: mae.Reconstruction = self.forward(clip_BCTHW, seeds=seeds)
         values, tokens = self._over_ranks(found.label_NV.numel(), sum(found.survivors))
         mean = torch.lerp(self.smoothed["tokens"], tokens / self.config.batch, 1 / (self.done + 1))
         self.smoothed["tokens"] = mean
         # Ranks average gradients: so it is the mean over the targets of all ranks.
-        return found.error * self.world / values.clamp(min=1)
+        loss = found.error * self.world / values.clamp(min=1)
+        if self.teacher is None:
+            return loss
+        with self.autocast():
+            taught = self.teacher(clip_BCTHW)
+        return loss + self.config.distil.weight * losses.token_gap(seen, taught.tokens)
 
     def _over_ranks(self, *counts: int) -> Tensor:
         """Return the sums of some counts over all ranks."""

@@ -14,7 +14,7 @@ from orchestrator import stages
 from orchestrator.store import Store
 from search_spaces import demo, mats_keep
 from search_spaces.space import Space
-from search_spaces.study import Study, params_of
+from search_spaces.study import Stage, Study, params_of
 from workloads.branches import Distil
 from workloads.clips import ClipSet
 from workloads.knobs import Float
@@ -120,7 +120,37 @@ def test_a_search_that_comes_to_a_student_without_a_teacher_is_refused() -> None
         replace(STUDY, space=space).check()
 
 
-def test_a_pretraining_has_no_teacher() -> None:
-    learn = replace(mats_keep.study().stages[0], inputs=(("teacher", TRAIN),))
-    with pytest.raises(Mistake, match="a stage of kind 'pretrain' has no teacher"):
-        replace(STUDY, stages=(TRAIN, learn, MEASURE), space=Space({}))
+LEARN, TUNE, LAST = mats_keep.study().stages
+EVALUATION = LAST.config
+
+
+def pretrained(teacher: Stage = TUNE, **changes: Any) -> Study:
+    """Return a study in which a trained model teaches the pre-training of another one."""
+    scratch = replace(teacher, inputs=())
+    config = replace(LEARN.config, **{"distil": Distil(weight=1.0)} | changes)
+    learn = replace(LEARN, config=config, inputs=(("teacher", scratch),))
+    tune = replace(TUNE, inputs=(("weights", learn),))
+    measure = replace(MEASURE, config=EVALUATION, inputs=(("weights", tune),))
+    return replace(STUDY, stages=(scratch, learn, tune, measure), space=Space({}))
+
+
+def test_a_pretraining_learns_from_a_teacher(tmp_path: Path) -> None:
+    """Card 4.4: stage by stage, in tiny."""
+    study, store = pretrained().smoke(), Store.open(tmp_path / "store")
+    study.check()
+    launch = stages.in_process(noise(), DIGEST, store)
+    took = stages.run(study.plan({}), DIGEST, store, launch).stages
+    assert [s["kind"] for s in took] == ["finetune", "pretrain", "finetune", "evaluate"]
+
+
+def test_a_pretraining_compares_tokens_of_the_same_clip() -> None:
+    with pytest.raises(Mistake, match=r"distil.layers=0 compares pooled features"):
+        pretrained(distil=Distil(weight=1.0, layers=0))
+    with pytest.raises(Mistake, match="has no tokens in common"):
+        pretrained(reducers=(mats.Config(keep=0.5, alpha=2.0),)).check()
+
+
+def test_an_evaluation_has_no_teacher() -> None:
+    taught = replace(MEASURE, inputs=(*MEASURE.inputs, ("teacher", TRAIN)))
+    with pytest.raises(Mistake, match="an evaluation has no teacher"):
+        replace(STUDY, stages=(TRAIN, taught), space=Space({}))

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from workloads import augment, clips, finetune, optim
+from workloads import augment, branches, clips, finetune, optim
 from workloads.branches import Branch, Distil, distillation, encoded
 from workloads.clips import ClipSet, Grids, Order, seed_of
 from workloads.mistakes import Mistake
@@ -375,7 +375,7 @@ def test_a_student_comes_closer_to_its_teacher_than_without_it(tmp_path: Path) -
         pixels = augment.normalise(
             movies().load((12, 13), config.clip, [0.5] * 2), config.model.mean, config.model.std
         )
-        full = finetune.taught_by(source, model, 2)(pixels)
+        full = branches.taught_by(source, model, 2)(pixels)
         with torch.no_grad():
             gaps.append(float(distillation(encoded(model.eval(), pixels, Branch(), None, 2), full)))
     assert gaps[1] < 0.5 * gaps[0]

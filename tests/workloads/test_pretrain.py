@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from test_finetune import Diary, same
 from torch import Tensor
 
-from workloads import augment, clips, decoder, finetune, mae, optim, pretrain
+from workloads import augment, clips, decoder, finetune, losses, mae, optim, pretrain
+from workloads.branches import Branch, Distil, encoded, taught_by
 from workloads.clips import Order, seed_of
 from workloads.mistakes import Mistake
 from workloads.models import videomae
@@ -177,3 +178,27 @@ def test_two_ranks_equal_one_up_to_rounding(name: str, two_ranks: Path) -> None:
         assert tokens == alone.metrics["cost/tokens"]
         for key, weight in weights.items():
             torch.testing.assert_close(weight, alone.weights[key], atol=1e-4, rtol=1e-4)
+
+
+def test_a_student_learns_the_tokens_of_its_teacher(tmp_path: Path) -> None:
+    """Card 4.4a, in pre-training: what it makes of visible tokens comes closer to the teacher's."""
+    config = replace(CONFIG, steps=40, optim=replace(CONFIG.optim, lr=1e-2))
+    source = finetune.Config(model=CONFIG.model, clip=CONFIG.clip, steps=1, batch=4, seed=5)
+    weights = finetune.run(source, CLIPS, {}, Quiet()).weights
+    assert weights is not None
+    save_file(weights, tmp_path / "teacher.safetensors")
+    teacher = Input(source, tmp_path / "teacher.safetensors")
+    host = CONFIG.model
+    clip_BCTHW = augment.normalise(
+        CLIPS.load((12, 13), CONFIG.clip, [0.5] * 2), host.mean, host.std
+    )
+    gaps = []
+    for weight in (0.0, 5.0):
+        model = CONFIG.model.build(1)
+        distilled = replace(config, distil=Distil(weight=weight, layers=2))
+        finetune.adopt(model, train(distilled, teacher=teacher).weights or {})
+        full = taught_by(teacher, model, 2)(clip_BCTHW)
+        with torch.no_grad():
+            mine = encoded(model.eval(), clip_BCTHW, Branch(), None, 2)
+        gaps.append(float(losses.token_gap(mine.tokens, full.tokens)))
+    assert gaps[1] < 0.7 * gaps[0]
