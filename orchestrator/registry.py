@@ -78,6 +78,5 @@ def _signature() -> object:
 
 def _requirements() -> list[str]:
     """Return what `served` needs: the versions that are here, this build of torch left open."""
-    decoders = {"decord": "decord", "pyav": "av"}
-    wanted = (*NEEDED, *(decoders[name] for name in readers.versions()))
+    wanted = (*NEEDED, *(readers.MODULES[name] for name in readers.versions()))
     return [f"{name}=={version(name).partition('+')[0]}" for name in wanted]

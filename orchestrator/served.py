@@ -23,10 +23,10 @@ class Served(PythonModel):  # type: ignore[misc]  # MLflow's types are not read
         self.predictor = Predictor(context.artifacts["folder"])  # as `registry` names it
 
     def predict(
-        self, context: Any, model_input: list[str], params: dict[str, Any] | None = None
+        self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:  # Any: MLflow's
-        """Return label, score, logits and error of each video; MLflow makes lists of tables."""
-        answers = list(self.predictor(model_input))
+        """Return label, score, logits and error of each video; a list comes as a table, too."""
+        answers = list(self.predictor(list(pd.DataFrame(model_input).iloc[:, 0])))
         return pd.DataFrame(
             {
                 "label": [answer.label or None for answer in answers],
