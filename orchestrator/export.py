@@ -30,6 +30,7 @@ from orchestrator.ledger import Ledger, Record
 from orchestrator.store import Done, Store
 from orchestrator.summary import Summary
 from workloads import cache, layouts, pretrained, sampling
+from workloads.folder import some
 from workloads.mistakes import Mistake
 from workloads.predict import Predictor
 from workloads.vit import VideoTransformer
@@ -134,7 +135,7 @@ def _trial(made: Summary, records: dict[int, Record], options: Options) -> int:
         if int(at) not in complete:
             state = records[int(at)].state if int(at) in records else "not there"
             what = f"--at {at}: trial {at} of {made['study']} is {state}"
-            raise Mistake(what, f"complete: {', '.join(map(str, sorted(complete)))}")
+            raise Mistake(what, some("complete", [str(number) for number in sorted(complete)]))
         return int(at)
     point = summary.choose(made, at)
     if point is None:
@@ -145,17 +146,21 @@ def _trial(made: Summary, records: dict[int, Record], options: Options) -> int:
 
 def _source(made: Summary, folder: Path, record: Record, study: str) -> Source:
     """Find the stages of a trial: its last one is the evaluation, the one before its training."""
-    again = f"paretoken run {shlex.quote(study)} makes it again"
     store = Store(Path(made["store"]))
     found = [store.find(key) for key in record.stage_keys[-2:]]
     training, evaluation = (*found, None, None)[:2]
     if training is None or evaluation is None or not training.weights.is_file():
-        raise Mistake(f"trial {record.trial}: its stages are not in {store.root}", again)
+        what = f"trial {record.trial}: its stages are not in {store.root} any more"
+        raise Mistake(what, "choose another point, or run the study on another --store")
     facts = read_json(folder / "study.json").get("clips")
-    frames = None if facts is None else store.root / facts["cache"]
-    if frames is None or not cache.is_whole(frames):
-        what = f"the frames of the clips of {made['study']} are not in {store.root}"
-        raise Mistake(what, f"they are what the folder is checked on; {again}")
+    if facts is None:
+        what = f"{made['study']} was run by an older version, which did not note its clips"
+        raise Mistake(what, f"paretoken run {shlex.quote(study)} notes it, and repeats no stage")
+    frames = store.root / facts["cache"]
+    if not cache.is_whole(frames):
+        what = f"the frames of the clips of {made['study']} are not in {store.root} any more"
+        more = f"paretoken run {shlex.quote(study)} with more --trials decodes them again"
+        raise Mistake(f"{what}: the folder could not be checked", more)
     return Source(
         record=record,
         training=training,
