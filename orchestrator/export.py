@@ -101,7 +101,7 @@ def export(options: Options, display: Display) -> tuple[Summary, dict[str, Any]]
     source = _source(made, folder, record, options.study)
     draft = _draft_for(options.out)
     try:
-        check = _write(source, draft)
+        check = write(source, draft)
         command = _command(made, options)
         write_bytes(draft / card.NAME, card.of(made, source.record, source, check, command))
         _put(draft, options.out)
@@ -185,7 +185,7 @@ def _put(draft: Path, out: Path) -> None:
         path.rename(out / path.name)
 
 
-def _write(source: Source, draft: Path) -> Check:
+def write(source: Source, draft: Path) -> Check:
     """Write the model of a point and compare it, loaded again, with what the study recorded."""
     model, shown = _model(source), _shown(source)
     model.labels = cache.classes(source.frames)
