@@ -22,7 +22,7 @@ from orchestrator import failures, interrupts
 from orchestrator.environment import prepare
 from workloads.mistakes import Mistake
 
-NOT_YET = ("confirm", "export", "predict", "ingest", "advise")
+NOT_YET = ("confirm", "ingest", "advise")
 
 Answer = tuple[int, dict[str, Any]]
 """Exit code and the JSON object of `--json`."""
@@ -48,6 +48,16 @@ def parser() -> Parser:
     _add_study(front)
     _add_store(front)
     front.add_argument("--at", help='one point: knee, or a bound such as "gmacs<=20"')
+    export = verbs.add_parser("export", help="write one point of a study as a model folder")
+    _add_study(export)
+    _add_store(export)
+    export.add_argument("--at", required=True, help='knee, a bound such as "gmacs<=20", a trial')
+    export.add_argument("--out", required=True, type=_path, metavar="DIR", help="a new folder")
+    predict = verbs.add_parser("predict", help="label videos with an exported model")
+    predict.add_argument("folder", type=_path, metavar="DIR", help="a model folder")
+    videos = "files, folders of them, or lists (.txt, .csv)"
+    predict.add_argument("videos", type=_path, nargs="+", metavar="VIDEO", help=videos)
+    predict.add_argument("--batch", type=_count, default=8, metavar="N", help="videos at once")
     submit = verbs.add_parser("submit", help="run a study on a Ray cluster, as a job")
     submit.add_argument("study", nargs="?", metavar="STUDY")
     _add_selection(submit)
@@ -128,6 +138,41 @@ def front(args: argparse.Namespace) -> Answer:
     return 0, {**made, "point": point}
 
 
+def export(args: argparse.Namespace) -> Answer:
+    """Write one point of a study as a folder."""
+    from orchestrator import report
+    from orchestrator.display import Display
+    from orchestrator.export import Options
+    from orchestrator.export import export as export_point
+
+    wanted = {name: getattr(args, name) for name in Options.__dataclass_fields__}
+    with Display() as display:
+        made, written = export_point(Options(**wanted), display)
+    if not written:
+        return _no_front(made)
+    check, logged = written["check"], written["mlflow"]
+    _print(
+        args,
+        report.line(made, written["point"]),
+        f"wrote    {args.out}   {', '.join(written['files'])}",
+        f"checked  {check['clips']} {check['split']} clips: largest difference of a logit from "
+        f"the study's {check['difference']:.1e}",
+        *([f"mlflow   {logged['model_uri']}   {logged['uri']}"] if logged else []),
+        f"next     paretoken predict {shlex.quote(str(args.out))} VIDEO...",
+    )
+    return 0, {"study": made["study"], "study_key": made["study_key"], **written}
+
+
+def predict(args: argparse.Namespace) -> Answer:
+    """Label videos, a line each; a bad one is reported and the others go on."""
+    from orchestrator import predict as labeller
+
+    def tell(text: str) -> None:
+        print(text, flush=True)
+
+    return labeller.predict(args.folder, args.videos, args.batch, args.json, tell)
+
+
 def studies(args: argparse.Namespace) -> Answer:
     """List the studies with their question."""
     import search_spaces
@@ -153,12 +198,17 @@ def doctor(args: argparse.Namespace) -> Answer:
 
 def not_yet(args: argparse.Namespace) -> Answer:
     """Say that a command does not exist yet."""
-    raise Mistake(f"`{args.command}` is not there yet", "run, front, studies, submit, doctor are")
+    raise Mistake(
+        f"`{args.command}` is not there yet",
+        "run, front, export, predict, studies, submit, doctor are",
+    )
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], Answer]] = {
     "run": run,
     "front": front,
+    "export": export,
+    "predict": predict,
     "studies": studies,
     "submit": submit,
     "doctor": doctor,

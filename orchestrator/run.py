@@ -133,9 +133,9 @@ class _Run:
         self.lock = Lock(self.folder / "driver.lock")
         self.trials = options.trials or study.trials
         self.pointed = False
-        side = data.short_side(study)
-        self.digest = data.digest_of(manifest, side)
-        crew.work_on(manifest, side, self.digest)
+        self.side = data.short_side(study)
+        self.digest = data.digest_of(manifest, self.side)
+        crew.work_on(manifest, self.side, self.digest)
 
     def __enter__(self) -> _Run:
         if not self.lock.take():
@@ -186,9 +186,15 @@ class _Run:
             workers=self.options.workers,
             chance=1 / len(self.manifest.classes),
             val_clips=len(self.manifest.ids("val")),
+            clips={"cache": self._frames(), "short_side": self.side},
             tracking=tracked,
         )
         write_json(self.folder / "study.json", facts)
+
+    def _frames(self) -> str:
+        """Return where the frames of the clips lie, from the store."""
+        folder = data.folder_for(self.store.root, self.manifest, self.side)
+        return folder.relative_to(self.store.root).as_posix()
 
     def search(self) -> None:
         """Run the trials that are left."""

@@ -27,10 +27,11 @@ LAYERS = (
     "workloads.reducers.* workloads.vit workloads.clips workloads.decoder workloads.datasets.*",
     "workloads.models workloads.losses",
     "workloads.models.* workloads.cost workloads.datasets workloads.composition workloads.mae "
-    "workloads.branches",
+    "workloads.branches workloads.sampling",
     "workloads.layouts workloads.training",
     "workloads.folder",
     "workloads.finetune workloads.evaluate workloads.pretrain workloads.pretrained",
+    "workloads.predict",
     # what may vary
     "search_spaces.objectives search_spaces.fit",
     "search_spaces.space search_spaces.equal",
@@ -44,11 +45,13 @@ LAYERS = (
     "orchestrator.front orchestrator.samplers orchestrator.store orchestrator.cluster "
     "orchestrator.chart orchestrator.display orchestrator.tracking orchestrator.checks",
     "orchestrator.board orchestrator.data orchestrator.train orchestrator.memory "
-    "orchestrator.figure orchestrator.page orchestrator.machine orchestrator.parcel",
+    "orchestrator.figure orchestrator.page orchestrator.machine orchestrator.parcel "
+    "orchestrator.served orchestrator.predict orchestrator.registry",
     "orchestrator.stages orchestrator.pool orchestrator.summary orchestrator.report "
     "orchestrator.doctor orchestrator.jobs",
-    "orchestrator.trial orchestrator.crew orchestrator.submit orchestrator.publish",
-    "orchestrator.search",
+    "orchestrator.trial orchestrator.crew orchestrator.submit orchestrator.publish "
+    "orchestrator.card",
+    "orchestrator.search orchestrator.export",
     "orchestrator.controls",
     "orchestrator.run",
     "orchestrator.__main__",

@@ -124,13 +124,13 @@ def _measure(
     return {
         "clip": np.array(ids),
         "label": np.array([clip_set.labels[i] for i in ids]),
-        "logits": _average(torch.stack(logits_VBK)).cpu().numpy(),
+        "logits": average(torch.stack(logits_VBK)).cpu().numpy(),
         "tokens": np.mean(tokens_VB, axis=0),
         "macs": macs_PB.T,
     }
 
 
-def _average(logits_VBK: Tensor) -> Tensor:
+def average(logits_VBK: Tensor) -> Tensor:
     """Average views as probabilities, and leave the logits of a single view as they are."""
     if len(logits_VBK) == 1:
         return logits_VBK[0]

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from workloads import decoder, layouts, names
+from workloads import clips, decoder, layouts, names, sampling
 from workloads.layouts import Fields, HostConfig
 from workloads.mistakes import Mistake
 from workloads.names import CLIP, OURS, PRETRAINING, VIDEOMAE
@@ -56,6 +56,8 @@ class Folder:
     """How frames become squares, as `clips.Config.fit` has it."""
     decoder: decoder.Config | None
     """That of a pre-training."""
+    sampling: sampling.Config | None
+    """What it is shown of a video, if it was saved with that."""
 
 
 def read(path: str | Path) -> Folder:
@@ -74,7 +76,8 @@ def read(path: str | Path) -> Folder:
     source = str(path / CONFIG)
     fields = Fields(values, source)
     config, chain = _host(architecture, fields)
-    config, fit = _as_shown(config, path)
+    shown = _sampling(values, source)
+    config, fit = _as_shown(config, path, shown.clip.size if shown else config.size)
     labels = _labels(values.get("id2label") or {}, source)
     return Folder(
         path=path,
@@ -83,8 +86,9 @@ def read(path: str | Path) -> Folder:
         labels=() if all(map(_is_placeholder, labels, range(len(labels)))) else labels,
         num_classes=len(labels),
         chain=chain,
-        fit=fit,
+        fit=shown.clip.fit if shown else fit,
         decoder=layouts.decoder_of(fields) if architecture == PRETRAINING else None,
+        sampling=shown,
     )
 
 
@@ -148,7 +152,16 @@ def _is_placeholder(label: str, i: int) -> bool:
     return label == f"LABEL_{i}"  # transformers' own
 
 
-def _as_shown(config: HostConfig, path: Path) -> tuple[HostConfig, Literal["crop", "squash"]]:
+def _sampling(values: Mapping[str, Any], source: str) -> sampling.Config | None:  # Any: JSON
+    ours = values.get("paretoken")
+    if ours is None or "sampling" not in ours:
+        return None
+    return layouts.sampling_of_json(ours["sampling"], f"{source}: paretoken.sampling")
+
+
+def _as_shown(
+    config: HostConfig, path: Path, side: int
+) -> tuple[HostConfig, Literal["crop", "squash"]]:
     """Return the host in the units of its preprocessor, and how that makes squares of frames."""
     if not (path / PREPROCESSOR).is_file():
         log.warning("%s: no %s, mean=%s std=%s", path, PREPROCESSOR, config.mean, config.std)
@@ -164,7 +177,7 @@ def _as_shown(config: HostConfig, path: Path) -> tuple[HostConfig, Literal["crop
     std = fields.triple("image_std", config.std) if is_normed else (1.0,) * 3
     if min(std) <= 0:
         raise Mistake(f"{fields.source}: image_std={std} must be above 0")
-    _tell_other_size(fields, config)
+    _tell_other_size(fields, side)
     red, green, blue = ((m / unit, s / unit) for m, s in zip(mean, std, strict=True))
     config = replace(config, mean=(red[0], green[0], blue[0]), std=(red[1], green[1], blue[1]))
     size = fields.values.get("size")
@@ -172,12 +185,12 @@ def _as_shown(config: HostConfig, path: Path) -> tuple[HostConfig, Literal["crop
     return config, "squash" if is_whole and not fields.flag("do_center_crop", True) else "crop"
 
 
-def _tell_other_size(fields: Fields, config: HostConfig) -> None:
+def _tell_other_size(fields: Fields, side: int) -> None:
     size = fields.values.get("crop_size", fields.values.get("size"))
-    sides = {str(side) for side in (size.values() if isinstance(size, dict) else [size])}
-    if sides - {"None", str(config.size)}:
+    sides = {str(one) for one in (size.values() if isinstance(size, dict) else [size])}
+    if sides - {"None", str(side)}:
         told = "%s: clips of %s px, but the model is for %d px, which counts"
-        log.warning(told, fields.source, " x ".join(sorted(sides)), config.size)
+        log.warning(told, fields.source, " x ".join(sorted(sides)), side)
 
 
 # Weights.
@@ -258,15 +271,17 @@ def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
     os.replace(draft, path / WEIGHTS)
 
 
-def preprocessor(config: HostConfig) -> dict[str, Any]:  # Any: JSON
+def preprocessor(config: HostConfig, clip: clips.Config) -> dict[str, Any]:  # Any: JSON
     """Return how the pixels of a host are made, for transformers and for `read`."""
     is_clip = isinstance(config, layouts.HOSTS["clip"])
+    square = {"height": clip.size, "width": clip.size}
+    is_whole = clip.fit == "squash"
     return {
         "image_processor_type": "CLIPImageProcessor" if is_clip else "VideoMAEImageProcessor",
         "do_resize": True,
-        "size": {"shortest_edge": config.size},
-        "do_center_crop": True,
-        "crop_size": {"height": config.size, "width": config.size},
+        "size": square if is_whole else {"shortest_edge": clip.size},
+        "do_center_crop": not is_whole,
+        "crop_size": square,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,

@@ -16,8 +16,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from workloads import decoder, reducers
-from workloads.knobs import canonical
+from workloads import clips, decoder, reducers, sampling
+from workloads.knobs import canonical, type_name
 from workloads.mistakes import Mistake
 from workloads.models import clip, fluxvit, videomae
 from workloads.reducers import base
@@ -225,6 +225,29 @@ def chain_of_json(value: Any, source: str) -> tuple[base.Config, ...]:  # Any: J
     return tuple(chain)
 
 
+def sampling_as_json(config: sampling.Config) -> dict[str, Any]:  # Any: JSON
+    """Return what a saved model is shown as JSON."""
+    return {**_values(config), "clip": _values(config.clip)}
+
+
+def sampling_of_json(value: Any, source: str) -> sampling.Config:  # Any: JSON
+    """Return the Config that `sampling_as_json` wrote."""
+    if not isinstance(value, dict):
+        raise Mistake(f"{source}={value!r} must be an object")
+    found: sampling.Config = _revived(sampling.Config, value, source)
+    return found
+
+
+def of_canonical(value: Any, source: str) -> Any:  # Any: JSON; a Config of one of these kinds
+    """Return the Config of a host, a reducer or a clip of which `knobs.canonical` made JSON."""
+    of_reducers = (reducers.load(name).Config for name in reducers.available())
+    kinds: dict[str, type] = {
+        type_name(kind): kind for kind in (*HOSTS.values(), clips.Config, *of_reducers)
+    }
+    name, values = _named(value, "type", tuple(kinds), source)
+    return _revived(kinds[name], values, source)
+
+
 def _values(config: Any) -> dict[str, Any]:  # Any: a frozen dataclass; JSON
     return {f.name: canonical(getattr(config, f.name)) for f in dataclasses.fields(config)}
 
@@ -251,6 +274,8 @@ def _revived(kind: type, values: Mapping[str, Any], source: str) -> Any:  # Any:
 def _fitted(value: Any, hint: Any, source: str) -> Any:  # Any: JSON, a type, the field's value
     """Return a value of JSON as the type of its field has it."""
     inner = get_args(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict):
+        return _revived(hint, value, source)
     if get_origin(hint) is tuple and isinstance(value, list):
         of = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
         if len(of) == len(value):

@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workloads import clips, layouts, mae, names, sampling
 from workloads import folder as folders
-from workloads import layouts, mae, names
 from workloads.folder import Folder, read
 from workloads.layouts import HostConfig
 from workloads.mistakes import Mistake
@@ -56,7 +56,13 @@ def load(
         Mistake: the folder is not one that can be read, its weights do not fit its config, or the
         chain does not fit the host.
     """
-    folder = read(path)
+    return of(read(path), reducers, num_classes)
+
+
+def of(
+    folder: Folder, reducers: Sequence[base.Config] = (), num_classes: int | None = None
+) -> VideoTransformer:
+    """Return the model of a folder that was read; see `load`."""
     weights = folders.weights_of(folder)
     own = _own_classes(folder, weights)
     if num_classes is None and own is None:
@@ -177,8 +183,13 @@ def _refuse_unfit(
         raise Mistake(what, "\n  ".join(lines))
 
 
-def save(model: VideoTransformer, path: str | Path) -> None:
+def save(model: VideoTransformer, path: str | Path, shown: sampling.Config | None = None) -> None:
     """Write a model with its chain as a folder that `load` reads, in place of what is there.
+
+    Args:
+        model: what to save.
+        path: the folder.
+        shown: what it is shown of a video, if that is known.
 
     Raises:
         Mistake: a path that is no folder, or a model that no Config built or whose chain does not
@@ -195,9 +206,13 @@ def save(model: VideoTransformer, path: str | Path) -> None:
         raise Mistake(what, "add it to the chain (`model.default`)")
     architecture = VIDEOMAE if layouts.is_transformers(config) else OURS
     path.mkdir(parents=True, exist_ok=True)
-    folders.write(path, folders.PREPROCESSOR, folders.preprocessor(config))
+    clip = shown.clip if shown else clips.Config(size=config.size, fit="crop")
+    folders.write(path, folders.PREPROCESSOR, folders.preprocessor(config, clip))
     folders.write_weights(path, _named(model, config, architecture))
-    folders.write(path, folders.CONFIG, _settings(model, config, architecture))
+    settings = _settings(model, config, architecture)
+    if shown is not None:
+        settings["paretoken"]["sampling"] = layouts.sampling_as_json(shown)
+    folders.write(path, folders.CONFIG, settings)
 
 
 def _named(model: VideoTransformer, config: HostConfig, architecture: str) -> dict[str, Tensor]:

@@ -1,0 +1,166 @@
+"""The `README.md` of an exported folder: what it is, what was measured, where it comes from."""
+
+from __future__ import annotations
+
+import math
+import platform
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import torch
+
+from orchestrator.ledger import Record
+from orchestrator.summary import Summary
+from orchestrator.words import Axes, label, method, percent, value_of
+
+NAME = "README.md"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """How a folder, loaded again, compares with what the study recorded."""
+
+    clips: int
+    split: str
+    difference: float
+    """The farthest that a logit lies from the recorded one."""
+    bound: float
+    is_close: bool
+    """Whether labels are equal and logits within the bound, absolute or relative."""
+    draws: bool
+    """Whether the chain draws, so that logits depend on the seed of a clip."""
+    device: str
+
+    @property
+    def words(self) -> str:
+        """Say what was compared and how far it lay apart."""
+        return (
+            f"{self.clips} {self.split} clips, largest difference of a logit {self.difference:.1e} "
+            f"(bound {self.bound:.0e}, on {self.device})"
+        )
+
+    def as_json(self) -> dict[str, Any]:  # Any: JSON
+        """Return what `--json` shows."""
+        return {name: value for name, value in asdict(self).items() if name != "is_close"}
+
+
+class Configs(Protocol):
+    """The configs of the two stages that a point is made of."""
+
+    @property
+    def trained(self) -> dict[str, Any]:  # Any: JSON
+        """Config of the training."""
+
+    @property
+    def evaluated(self) -> dict[str, Any]:  # Any: JSON
+        """Config of the evaluation."""
+
+
+def of(made: Summary, record: Record, configs: Configs, check: Check, command: str) -> bytes:
+    """Return the README of a point."""
+    sections = (
+        _title(made, record),
+        _measured(made, record),
+        _use(),
+        _shown(configs.evaluated),
+        _made(made, record, configs, check, command),
+    )
+    return "\n".join(sections).encode()
+
+
+def _title(made: Summary, record: Record) -> str:
+    return f"""# {method(record.params)}
+
+Trial {record.trial} of the study `{made["study"]}` ({made["study_key"]}): {made["question"]}
+"""
+
+
+def _measured(made: Summary, record: Record) -> str:
+    """Return a table: this point, and the dense model beside it."""
+    axes, dense = Axes.of(made), made["dense"]
+    entry = {"values": record.values, "tokens": record.metrics.get("cost/tokens")}
+    rows = [("this model", axes.cells(entry))]
+    if dense and dense["trial"] != record.trial:
+        rows.append(("dense", axes.cells(dense)))
+    lines = [f"| {name} | {' | '.join(cells)} |" for name, cells in rows]
+    others = {name: value for name, value in sorted(record.metrics.items()) if value}
+    listed = "\n".join(f"| `{name}` | {value:.6g} |" for name, value in others.items())
+    cost = record.values[axes.cost]
+    saved = percent(1 - cost / value_of(dense, axes.cost), digits=0) if dense else "-"
+    heads = " | ".join(axes.headings)
+    return f"""## Measured
+
+| | {heads} |
+| :-- | --: | --: | --: | --: |
+{chr(10).join(lines)}
+
+{label(axes.cost)} are 1e9 multiply-accumulates of one view; {saved} fewer than dense.
+{_error(made, record, axes)}
+Not confirmed: one training, and the split that the point was chosen on.
+Latency, throughput and memory were not measured.
+
+| metric | value |
+| :-- | --: |
+{listed}
+"""
+
+
+def _error(made: Summary, record: Record, axes: Axes) -> str:
+    share, clips = record.values[axes.gain], made["split"]["clips"]
+    error = 100 * math.sqrt(share * (1 - share) / clips)
+    return f"val split, {clips} clips: standard error {error:.1f} points."
+
+
+def _use() -> str:
+    return """## Use
+
+    paretoken predict FOLDER VIDEO...
+
+    from workloads.predict import Predictor
+    for answer in Predictor("FOLDER")(["one.mp4"]): print(answer.label, answer.score)
+
+    from workloads.pretrained import load
+    model = load("FOLDER")              # model(clip_BCTHW), its chain included; chain=() is dense
+"""
+
+
+def _shown(evaluated: dict[str, Any]) -> str:  # Any: JSON
+    clip = evaluated["clip"]
+    how = (
+        f"at stride {clip['stride']:g}"
+        if clip["sampling"] == "dense"
+        else "one from each of equal parts"
+    )
+    square = "squashed to" if clip["fit"] == "squash" else "scaled and cropped in the middle to"
+    views = f"{evaluated['views']} view{'s' * (evaluated['views'] > 1)}"
+    return f"""## What it is shown
+
+{views} of {clip["frames"]} frames, {how}, {square} {clip["size"]}
+px; a video that is too short repeats its last frame. Matrix products in {evaluated["precision"]},
+classifier {evaluated["head"]}. All of it stands in `config.json` under `paretoken`.
+"""
+
+
+def _made(made: Summary, record: Record, configs: Configs, check: Check, command: str) -> str:
+    stages = "\n".join(
+        f"* {took['kind']} `{took['key'][:12]}`: {took['seconds']:.0f} s on {took['device']}"
+        for took in record.stages
+    )
+    draws = (
+        "\nIts chain draws at random: the study seeds each clip by its number, `predict` all "
+        "alike, so single\npredictions differ from the study's; the check above used the study's "
+        "seeds.\n"
+        if check.draws
+        else ""
+    )
+    return f"""## How it was made
+
+    {command}
+
+* seeds: training {configs.trained["seed"]}, evaluation {configs.evaluated["seed"]}
+{stages}
+* exported with torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}
+
+After writing, the folder was loaded again and compared with what the study recorded:
+{check.words}; labels equal.
+{draws}"""
