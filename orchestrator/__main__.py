@@ -178,7 +178,8 @@ def studies(args: argparse.Namespace) -> Answer:
     import search_spaces
 
     questions = search_spaces.questions()
-    _print(args, *(f"{name:<12} {question}" for name, question in questions.items()))
+    width = max(map(len, questions))
+    _print(args, *(f"{name:<{width}} {question}" for name, question in questions.items()))
     return 0, {"studies": [{"name": n, "question": q} for n, q in questions.items()]}
 
 
