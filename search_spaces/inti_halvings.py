@@ -39,33 +39,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from search_spaces.demo import CLIP, TRAIN
 from search_spaces.space import Space, either, narrow, same_as
 from search_spaces.study import Stage, Study
-from workloads import augment, clips, evaluate, finetune, optim
+from workloads import evaluate
 from workloads.datasets import synthetic
 from workloads.knobs import Choice
-from workloads.models import videomae
 from workloads.reducers import inti
 
-CLIP = clips.Config(frames=16, stride=1.0, size=40)
-MODEL = videomae.Config(
-    dim=64,
-    depth=3,
-    heads=2,
-    patch=8,
-    size=40,
-    pool="attention",
-    positions="separable",
-    embed_init="difference",
-)
-TRAIN = finetune.Config(
-    model=MODEL,
-    clip=CLIP,
-    augment=augment.Config(shift=2),
-    optim=optim.Config(lr=3e-3, betas=(0.9, 0.98)),
-    steps=850,
-    batch=32,
-)
 ADAPT = replace(TRAIN, train="added", steps=200)
 AFTER = Choice(((1,), (2,), (1, 2)), stage="finetune")
 
