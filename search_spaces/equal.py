@@ -26,6 +26,7 @@ from workloads.tokens import Grid
 Chosen = dict[str, Any]  # Any: as a trial chooses, a value for each path
 
 _REDUCERS = "evaluate.reducers"
+NEAR = 0.02  # share of the tokens of a clip
 
 
 def cells_of(config: StageConfig, model: HostConfig) -> int:
@@ -105,9 +106,8 @@ def _merged(config: StageConfig, model: HostConfig, tokens: float) -> dict[str, 
     """Return ToMe at as many tokens, and at the schedule of a point that has one."""
     cells, host = cells_of(config, model), model.host()
     sequences = config.clip.frames // model.tubelet if host.per_frame else 1
-    chains = {
-        "tome": (tome.Config(r=_constant(cells // sequences, tokens / sequences, host.depth)),)
-    }
+    r = _constant(cells // sequences, tokens / sequences, host.depth)
+    chains = {} if r is None else {"tome": (tome.Config(r=r),)}
     for one in config.reducers:
         if isinstance(one, vid_tldr.Config):
             same = tome.Config(ratio=one.ratio, layers=one.layers, counts=one.counts)
@@ -122,11 +122,15 @@ def _merged(config: StageConfig, model: HostConfig, tokens: float) -> dict[str, 
     return legal
 
 
-def _constant(cells: int, tokens: float, depth: int) -> int:
-    """Return the r that leaves about so many tokens of a sequence, mean over the blocks."""
+def _constant(cells: int, tokens: float, depth: int) -> int | None:
+    """Return the r that leaves about so many tokens of a sequence, mean over the blocks.
+
+    None where no r comes near: each block may merge half of its tokens, and the first sees all.
+    """
     rates = range(1, max(cells // 2, 1) + 1)
-    means = {r: _mean_left(cells, r, depth) for r in rates}
-    return min(rates, key=lambda r: abs(means[r] - tokens))
+    off = {r: abs(_mean_left(cells, r, depth) - tokens) for r in rates}
+    best = min(rates, key=lambda r: off[r])
+    return best if off[best] <= NEAR * cells else None
 
 
 def _mean_left(cells: int, r: int, depth: int) -> float:

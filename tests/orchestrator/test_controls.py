@@ -39,7 +39,7 @@ def controls_of(
 
 
 def test_a_training_free_point_has_its_own_checkpoint(tmp_path: Path) -> None:
-    controls = controls_of(tmp_path, rlt.Config(tau=0.2), tokens=50)
+    controls = controls_of(tmp_path, rlt.Config(tau=0.2), tokens=130)
     assert controls.keys() == {"drop", "frames", "resolution", "tome"}
     training = {control.plan.inputs for control in controls.values()}
     assert len(training) == 1
@@ -65,6 +65,11 @@ def test_tome_merges_down_to_as_many_tokens_on_average(tmp_path: Path) -> None:
     (config,) = controls_of(tmp_path, rlt.Config(tau=0.2), tokens=170)["tome"].plan.config.reducers
     left = [CELLS - layer * config.r for layer in range(DEPTH)]
     assert sum(left) / DEPTH == pytest.approx(170, abs=1)
+
+
+def test_tome_that_cannot_merge_as_far_is_no_control(tmp_path: Path) -> None:
+    """Half of 200, half of that: no fewer than 117 tokens enter a block on average."""
+    assert "tome" not in controls_of(tmp_path, rlt.Config(tau=0.2), tokens=100)
 
 
 def test_tome_at_the_schedule_of_a_point_that_merges(tmp_path: Path) -> None:
@@ -124,7 +129,7 @@ def pretrained(tmp_path: Path, tokens: float, *reducers: Any) -> dict[str, Contr
 
 def test_random_masks_in_pretraining_are_a_control_of_their_own(tmp_path: Path) -> None:
     """As many tokens as the selection left; all behind it as in the point."""
-    controls = pretrained(tmp_path, 100, *SELECTED.reducers)
+    controls = pretrained(tmp_path, 130, *SELECTED.reducers)
     assert controls.keys() == {"drop", "frames", "resolution", "tome", "masking"}
     first, train, measure = controls["masking"].plan.chain()
     (config,) = first.config.reducers
@@ -135,7 +140,7 @@ def test_random_masks_in_pretraining_are_a_control_of_their_own(tmp_path: Path) 
 
 
 def test_the_other_controls_keep_the_pretraining_of_their_point(tmp_path: Path) -> None:
-    controls = pretrained(tmp_path, 100, *SELECTED.reducers)
+    controls = pretrained(tmp_path, 130, *SELECTED.reducers)
     others = [controls[kind] for kind in controls.keys() - {"masking"}]
     assert {next(control.plan.chain()).config for control in others} == {SELECTED}
 
