@@ -4,7 +4,7 @@ drop           tokens at random                    the same checkpoint, the same
 frames         fewer frames over the same time     no reduction
 resolution     smaller frames                      no reduction
 grid           the same clip with all its tokens   no reduction: what the clip alone is worth
-tome           ToMe with a constant r              as many tokens, mean over the blocks
+tome           ToMe with a constant r              where it can merge as far, mean over blocks
 tome_schedule  ToMe with the point's own schedule  for points that merge by another rule
 """
 
