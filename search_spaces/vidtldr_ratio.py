@@ -12,7 +12,7 @@ that is dropped by a saliency that misses it; users of the official code found t
 models.
 
 Measured, top-1 on val (400 clips, one model; standard error 1.7 points; dense 0.880), both at one
-schedule, and the clips that only one of them gets right:
+schedule, evaluated by hand, and the clips that only one of them gets right:
 
     blocks  ratio   MACs of dense   vid-TLDR   ToMe    only vid-TLDR : only ToMe
     1       0.3     0.75            0.883      0.880    1 : 0

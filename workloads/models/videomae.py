@@ -19,6 +19,7 @@ from torch import nn
 
 from workloads.blocks import Attention, Block, Mlp
 from workloads.mistakes import Mistake
+from workloads.models import learned_by
 from workloads.parts import (
     AttentionPool,
     FirstPool,
@@ -109,7 +110,8 @@ class Config:
         """
         generator = torch.Generator().manual_seed(seed)
         # Drawn apart, so that a host's weights do not depend on what reducers learn beside them.
-        learned = self._learned(reducers, torch.Generator().manual_seed(seed))
+        apart = torch.Generator().manual_seed(seed)
+        learned = learned_by(reducers, self.dim, self.grid, apart)
         model = VideoTransformer(
             self.host(reducers),
             blocks=[self._block() for _ in range(self.depth)],
@@ -136,16 +138,8 @@ class Config:
             patch=self.patch,
             std=self.std,
         )
-        return replace(plain, learned=frozenset(self._learned(reducers, torch.Generator())))
-
-    def _learned(
-        self, reducers: Sequence[base.Config], generator: torch.Generator
-    ) -> dict[str, nn.Module]:
-        parts = {
-            base.name_of(config): config.parameters(self.dim, self.grid, generator)
-            for config in reducers
-        }
-        return {name: part for name, part in parts.items() if part is not None}
+        learned = learned_by(reducers, self.dim, self.grid, torch.Generator())
+        return replace(plain, learned=frozenset(learned))
 
     def _block(self) -> Block:
         dim = self.dim
