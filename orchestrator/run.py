@@ -37,6 +37,7 @@ class Options:
     study: str
     store: Path
     data: Path | None = None
+    model: Path | None = None
     trials: int | None = None
     workers: int = 1
     ranks: int = 1
@@ -187,9 +188,18 @@ class _Run:
             chance=1 / len(self.manifest.classes),
             val_clips=len(self.manifest.ids("val")),
             clips={"cache": self._frames(), "short_side": self.side},
+            asked=self._asked(),
             tracking=tracked,
         )
         write_json(self.folder / "study.json", facts)
+
+    def _asked(self) -> dict[str, str | None]:
+        """Return what the study was run with, for commands that go on from it."""
+        paths = {"data": self.options.data, "model": self.options.model}
+        whole = {name: str(path.absolute()) if path else None for name, path in paths.items()}
+        study = self.options.study
+        is_file = study.endswith(".py") or "/" in study
+        return {"study": str(Path(study).absolute()) if is_file else study, **whole}
 
     def _frames(self) -> str:
         """Return where the frames of the clips lie, from the store."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_NOT_STUDIES = ("equal", "fit", "objectives", "space", "study")
+_NOT_STUDIES = ("equal", "fit", "objectives", "space", "stage", "study")
 
 
 def available() -> tuple[str, ...]:

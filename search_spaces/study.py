@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import sys
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast, get_args
 
-import torch
-
 from search_spaces.fit import (
     Learner,
+    Source,
     StageConfig,
     refuse_grids,
     refuse_other_model,
@@ -27,101 +25,16 @@ from search_spaces.fit import (
 )
 from search_spaces.objectives import GMACS, TOP1, Objective
 from search_spaces.space import Space
-from workloads import (
-    attention,
-    augment,
-    blocks,
-    branches,
-    clips,
-    cost,
-    decoder,
-    evaluate,
-    finetune,
-    frames,
-    losses,
-    mae,
-    merging,
-    metrics,
-    optim,
-    parts,
-    pretrain,
-    readers,
-    tokens,
-    trace,
-    training,
-    vit,
-)
+from search_spaces.stage import Stage, refuse_stages, refuse_teacher
+from workloads import finetune, load, pretrain
 from workloads.datasets import synthetic
-from workloads.knobs import Choice, canonical, key_of, knobs_of, shown
+from workloads.knobs import Choice, key_of, knobs_of, shown
 from workloads.mistakes import Mistake
 from workloads.reducers import base
 
-Kind = Literal["pretrain", "finetune", "evaluate"]
+__all__ = ["Control", "Stage", "Study", "params_of"]
+
 Control = Literal["drop", "frames", "resolution", "tome", "tome_schedule", "grid", "masking"]
-
-_CONFIGS = {
-    "pretrain": pretrain.Config,
-    "finetune": finetune.Config,
-    "evaluate": evaluate.Config,
-}
-
-# What a stage goes through beside the modules that its config names. Each must have a REVISION.
-_ALWAYS = (vit, blocks, trace, parts, clips, frames, attention, tokens)
-_BY_KIND = {
-    "pretrain": (pretrain, training, mae, decoder, branches, losses, augment, optim),
-    "finetune": (finetune, training, branches, losses, augment, optim),
-    "evaluate": (evaluate, augment, cost, metrics),  # augment: it normalises pixels
-}
-_BY_REDUCERS = (base, merging)  # which of them merges is their own affair
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """One piece of work: what to do, and which finished stages it reads."""
-
-    kind: Kind
-    config: StageConfig
-    inputs: tuple[tuple[Literal["weights", "teacher"], Stage], ...] = ()
-    name: Kind | Literal[""] = ""
-    """What paths call it where two stages are of one kind; "" = as its kind. What classifies images
-    may be the `pretrain` of what classifies videos. No part of its key."""
-
-    @property
-    def label(self) -> str:
-        """What paths begin with."""
-        return self.name or self.kind
-
-    def key(self, manifest_digest: str) -> str:
-        """Return the name of this work in the store: equal for equal results."""
-        inputs = [(role, stage.key(manifest_digest)) for role, stage in self.inputs]
-        build = torch.__version__.split("+")[0]  # the same work on a CPU and on a GPU
-        facts = [self.kind, canonical(self.config), self._revisions(), inputs]
-        return key_of([*facts, manifest_digest, {"torch": build, **readers.versions()}])
-
-    def chain(self) -> Iterator[Stage]:
-        """Yield the stages that this one needs, in order, and itself last."""
-        for _, stage in self.inputs:
-            yield from stage.chain()
-        yield self
-
-    def _revisions(self) -> dict[str, int]:
-        ways = getattr(self.config, "branches", ())  # chains of a training stand there, too
-        of_reducers = _BY_REDUCERS if self.config.reducers or ways else ()
-        through = (*_ALWAYS, *_BY_KIND[self.kind], *of_reducers)
-        needed = {module.__name__: module.REVISION for module in through}
-        modules = {*_modules_of(canonical(self.config))}
-        named = {name: getattr(sys.modules.get(name), "REVISION", None) for name in modules}
-        return needed | {name: found for name, found in named.items() if found is not None}
-
-
-def _modules_of(value: Any) -> Iterator[str]:  # Any: JSON
-    if isinstance(value, dict):
-        if "type" in value:
-            yield value["type"].rsplit(".", 1)[0]
-        value = list(value.values())
-    if isinstance(value, list):
-        for item in value:
-            yield from _modules_of(item)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +80,7 @@ class Study:
             if control not in get_args(Control):
                 known = ", ".join(get_args(Control))
                 raise Mistake(f"study: controls has {control!r}", f"there are {known}")
-        _refuse_stages(self.stages)
+        refuse_stages(self.stages)
         labels = [stage.label for stage in self.stages]
         for path, _ in self.space.domains:
             if path.partition(".")[0] not in labels:
@@ -176,7 +89,7 @@ class Study:
     @property
     def trains(self) -> bool:
         """Whether any stage learns."""
-        return any(stage.kind != "evaluate" for stage in self.stages)
+        return any(isinstance(stage.config, Learner) for stage in self.stages)
 
     def plan(self, chosen: Mapping[str, Any]) -> Stage:
         """Return the last stage with the chosen values in it and in all that it needs.
@@ -243,57 +156,20 @@ def _mutable(value: Any, place: str) -> Iterator[str]:  # Any: whatever stands i
         yield f"{place}={value!r}"
 
 
-def _refuse_stages(stages: tuple[Stage, ...]) -> None:
-    if not stages or stages[-1].kind != "evaluate":
-        kinds = [stage.kind for stage in stages]
-        raise Mistake(f"study: stages={kinds} must end with an evaluation", "add one at the end")
-    for i, stage in enumerate(stages):
-        if not isinstance(stage.config, _CONFIGS.get(stage.kind, ())):
-            what = f"study: a stage of kind {stage.kind!r} cannot run {type(stage.config)}"
-            raise Mistake(what, f"kinds: {', '.join(_CONFIGS)}")
-        for role, needed in stage.inputs:
-            if needed not in stages[:i]:
-                what = f"study: the {role} of {stage.kind} come from no stage before it"
-                raise Mistake(what, "list that stage too, in front of those that read it")
-        _refuse_teacher(stage)
-        if stage.label not in _CONFIGS or (stage.label == "evaluate") != (stage.kind == "evaluate"):
-            what = f"study: a stage of kind {stage.kind!r} cannot be called {stage.name!r}"
-            raise Mistake(what, "pretrain and finetune are names for what trains")
-        weights = dict(stage.inputs).get("weights")
-        if stage.kind == "evaluate" and (weights is None or weights.kind != "finetune"):
-            remedy = 'inputs=(("weights", train),), with a stage that trains a classifier'
-            raise Mistake("study: an evaluation reads no weights of a finetune", remedy)
-        if stage.kind == "pretrain" and weights is not None and weights.kind != "pretrain":
-            what = f"study: a pretrain reads weights of a {weights.kind}"
-            raise Mistake(what, "only another pretrain has a decoder, too")
-
-
-def _refuse_teacher(stage: Stage) -> None:
-    teacher = dict(stage.inputs).get("teacher")
-    if teacher is not None and stage.kind == "evaluate":
-        raise Mistake("study: an evaluation has no teacher", "a training may")
-    if teacher is not None and not isinstance(teacher.config, finetune.Config):
-        raise Mistake(f"study: a stage of kind {teacher.kind!r} cannot teach", "a finetune can")
-    wanted = isinstance(stage.config, Learner) and stage.config.distil.weight > 0
-    if wanted and teacher is None:
-        what = f"study: {stage.kind} has distil.weight above 0 and no teacher"
-        raise Mistake(what, 'inputs=(("teacher", train),), with a stage that trains before it')
-
-
-def _with_learners(plan: Stage) -> Iterator[tuple[StageConfig, Learner]]:
-    """Yield the config of each stage and of the training whose model it uses."""
+def _with_learners(plan: Stage) -> Iterator[tuple[StageConfig, Source]]:
+    """Yield the config of each stage and of the one whose model it uses."""
     for stage in plan.chain():
         source = stage if stage.kind != "evaluate" else dict(stage.inputs)["weights"]
-        assert isinstance(source.config, Learner), "checked when the study is written"
+        assert isinstance(source.config, Source), "checked when the study is written"
         yield stage.config, source.config
 
 
-def _successors(plan: Stage) -> Iterator[tuple[Learner, Learner]]:
+def _successors(plan: Stage) -> Iterator[tuple[Learner, Source]]:
     """Yield each training that starts from the weights of another one, and that one."""
     for stage in plan.chain():
         source = dict(stage.inputs).get("weights")
         if source is not None and isinstance(stage.config, Learner):
-            assert isinstance(source.config, Learner), "checked when the study is written"
+            assert isinstance(source.config, Source), "checked when the study is written"
             yield stage.config, source.config
 
 
@@ -301,7 +177,7 @@ def _taught(plan: Stage) -> Iterator[tuple[Learner, finetune.Config]]:
     """Yield each training that learns from a teacher, and the teacher's."""
     for stage in plan.chain():
         if isinstance(stage.config, Learner) and stage.config.distil.weight:
-            _refuse_teacher(stage)  # the weight may be one that a search comes to
+            refuse_teacher(stage)  # the weight may be one that a search comes to
             source = dict(stage.inputs)["teacher"].config
             assert isinstance(source, finetune.Config), "checked when the study is written"
             yield stage.config, source
@@ -309,10 +185,14 @@ def _taught(plan: Stage) -> Iterator[tuple[Learner, finetune.Config]]:
 
 def _shrink(stage: Stage) -> Stage:
     clip = replace(stage.config.clip, frames=8, stride=1.0, size=32)
-    config: StageConfig = replace(stage.config, clip=clip, batch=8)
-    if isinstance(config, Learner):
+    config: StageConfig = replace(stage.config, clip=clip)
+    if isinstance(config, Source):
         model = replace(cast(Any, config.model), dim=16, heads=2, patch=8, frames=8, size=32)
-        config = replace(config, steps=4, model=model)
+        config = replace(config, model=model)
+    if not isinstance(config, load.Config):
+        config = replace(config, batch=8)
+    if isinstance(config, Learner):
+        config = replace(config, steps=4)
     if isinstance(config, pretrain.Config):
         config = replace(config, decoder=replace(config.decoder, dim=12, heads=2))
     return replace(stage, config=config)

@@ -27,7 +27,7 @@ LAYERS = (
     "workloads.reducers.* workloads.vit workloads.clips workloads.decoder workloads.datasets.*",
     "workloads.models workloads.losses",
     "workloads.models.* workloads.cost workloads.datasets workloads.composition workloads.mae "
-    "workloads.branches workloads.sampling",
+    "workloads.branches workloads.sampling workloads.load",
     "workloads.layouts workloads.training",
     "workloads.folder",
     "workloads.finetune workloads.evaluate workloads.pretrain workloads.pretrained",
@@ -35,6 +35,7 @@ LAYERS = (
     # what may vary
     "search_spaces.objectives search_spaces.fit",
     "search_spaces.space search_spaces.equal",
+    "search_spaces.stage",
     "search_spaces.study",
     "search_spaces.demo",  # whose trained model other studies evaluate
     "search_spaces search_spaces.*",

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from workloads import augment, clips, cost, metrics
+from workloads import augment, clips, cost, load, metrics
 from workloads.clips import ClipSet, View, seed_of
 from workloads.mistakes import Mistake
 from workloads.models import HostConfig
@@ -70,7 +70,8 @@ def run(config: Config, clip_set: ClipSet, inputs: Inputs, report: Report) -> Re
         report: hears of each batch.
     """
     source = inputs["weights"]
-    num_classes = len(clip_set.classes)
+    places = places_in(source.config, clip_set.classes)
+    num_classes = len(classes_of(source.config, clip_set.classes))
     model = _load(source.weights, source.config, num_classes, clip_set.device)
     if not 0 <= config.head < len(model.heads):
         what = f"evaluate: head={config.head} of a model with {len(model.heads)}"
@@ -82,12 +83,24 @@ def run(config: Config, clip_set: ClipSet, inputs: Inputs, report: Report) -> Re
     for start in range(0, most, config.batch):
         part = mine[start : start + config.batch]
         if part:
-            rows.append(_measure(model, source.config.model, config, clip_set, part))
+            rows.append(_measure(model, source.config.model, config, clip_set, part, places))
         report.step(min(start + config.batch, most), most, lambda: {})
     columns = _gather(rows, world)
     place = np.argsort(columns["clip"], kind="stable")
     columns = {name: values[place] for name, values in columns.items()}
     return Result(None, _summary(columns, config.split), _table(columns, clip_set))
+
+
+def classes_of(source: Any, classes: Sequence[str]) -> Sequence[str]:  # Any: as in _load
+    """Return the names of a model's outputs: its own, or those of the clips that it learned."""
+    return source.labels if isinstance(source, load.Config) else classes
+
+
+def places_in(source: Any, classes: Sequence[str]) -> tuple[int, ...]:  # Any: as in _load
+    """Return which output of a model is right for each class of the clips; -1 without labels."""
+    if isinstance(source, load.Config):
+        return load.places_of(source.labels, classes)
+    return tuple(range(len(classes)))
 
 
 @lru_cache(maxsize=1)  # a search evaluates one checkpoint many times in a row
@@ -108,6 +121,7 @@ def _measure(
     config: Config,
     clip_set: ClipSet,
     ids: Sequence[int],
+    places: Sequence[int],
 ) -> Columns:
     logits_VBK, tokens_VB, macs_VB = [], [], []
     for view in range(config.views):
@@ -123,7 +137,7 @@ def _measure(
     macs_PB = np.mean(macs_VB, axis=0)
     return {
         "clip": np.array(ids),
-        "label": np.array([clip_set.labels[i] for i in ids]),
+        "label": np.array([places[clip_set.labels[i]] for i in ids]),
         "logits": average(torch.stack(logits_VBK)).cpu().numpy(),
         "tokens": np.mean(tokens_VB, axis=0),
         "macs": macs_PB.T,
@@ -146,17 +160,26 @@ def _gather(rows: list[Columns], world: int) -> Columns:
 
 
 def _summary(columns: Columns, split: str) -> dict[str, float]:
-    logits_BK, label_B = torch.from_numpy(columns["logits"]), torch.from_numpy(columns["label"])
     macs_BP = columns["macs"]
     parts = dict(zip(cost.PARTS, macs_BP.mean(axis=0) / 1e9, strict=True))
+    return {
+        **_accuracy(columns, split),
+        "cost/gmacs": float(macs_BP.sum(axis=1).mean() / 1e9),
+        "cost/tokens": float(columns["tokens"].mean()),
+        **{f"cost/{part}_gmacs": float(value) for part, value in parts.items()},
+    }
+
+
+def _accuracy(columns: Columns, split: str) -> dict[str, float]:
+    """Return how often labels are right, nothing for clips without labels."""
+    logits_BK, label_B = torch.from_numpy(columns["logits"]), torch.from_numpy(columns["label"])
+    if (label_B < 0).any():
+        return {}
     return {
         f"{split}/top1": metrics.top_k(logits_BK, label_B),
         f"{split}/top5": metrics.top_k(logits_BK, label_B, k=5),
         f"{split}/mean_class": metrics.mean_class(logits_BK, label_B),
         f"{split}/loss": float(F.cross_entropy(logits_BK, label_B)),
-        "cost/gmacs": float(macs_BP.sum(axis=1).mean() / 1e9),
-        "cost/tokens": float(columns["tokens"].mean()),
-        **{f"cost/{part}_gmacs": float(value) for part, value in parts.items()},
     }
 
 
