@@ -79,6 +79,7 @@ def _add_study(verb: argparse.ArgumentParser) -> None:
 
 def _add_selection(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--data", type=_path, metavar="PATH", help="class folders, or a CSV")
+    verb.add_argument("--model", type=_path, metavar="DIR", help="a checkpoint to start from")
     verb.add_argument("--trials", type=_count, metavar="N", help="in all, dense included")
     verb.add_argument("--workers", type=_count, default=1, metavar="N", help="stages at once")
     verb.add_argument("--ranks", type=_count, default=1, metavar="W", help="processes of a stage")

@@ -141,6 +141,13 @@ classifier {evaluated["head"]}. All of it stands in `config.json` under `paretok
 """
 
 
+def _trained(configs: Configs) -> str:
+    """Say where the weights are from: a seed, or a checkpoint, which has none."""
+    if "digest" in configs.trained:
+        return f"a checkpoint from outside (sha256 {configs.trained['digest'][:16]})"
+    return f"training {configs.trained['seed']}"
+
+
 def _made(made: Summary, record: Record, configs: Configs, check: Check, command: str) -> str:
     stages = "\n".join(
         f"* {took['kind']} `{took['key'][:12]}`: {took['seconds']:.0f} s on {took['device']}"
@@ -157,7 +164,7 @@ def _made(made: Summary, record: Record, configs: Configs, check: Check, command
 
     {command}
 
-* seeds: training {configs.trained["seed"]}, evaluation {configs.evaluated["seed"]}
+* seeds: {_trained(configs)}, evaluation {configs.evaluated["seed"]}
 {stages}
 * exported with torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}
 

@@ -188,7 +188,7 @@ def _put(draft: Path, out: Path) -> None:
 def write(source: Source, draft: Path) -> Check:
     """Write the model of a point and compare it, loaded again, with what the study recorded."""
     model, shown = _model(source), _shown(source)
-    model.labels = cache.classes(source.frames)
+    model.labels = tuple(source.trained.get("labels") or cache.classes(source.frames))
     pretrained.save(model, draft, shown)
     check = compare(Predictor(draft, source.device), source)
     if not check.is_close:

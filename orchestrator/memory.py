@@ -65,6 +65,8 @@ class Memory:
         digest = hashlib.sha256(f"{self.study.seed}/{number}".encode()).digest()
         seed = int.from_bytes(digest[:4], "big")
         self.mirror.sampler = self.make(seed, self.study.trials)
+        if DENSE < number <= len(self.study.first):
+            self.mirror.enqueue_trial(dict(self.study.first[number - 1]))
         trial = self.mirror.ask()
         if number != DENSE:
             self.study.space.suggest(trial)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import search_spaces
-from orchestrator import data, publish, samplers, search, summary, tracking
+from orchestrator import checkpoint, data, publish, samplers, search, summary, tracking
 from orchestrator.controls import Controls
 from orchestrator.crew import Crew
 from orchestrator.display import Display
@@ -25,7 +25,7 @@ from orchestrator.store import Store
 from orchestrator.summary import Summary
 from search_spaces.fit import Learner
 from search_spaces.study import Study
-from workloads import datasets
+from workloads import datasets, load, pretrained
 from workloads.datasets import Manifest, synthetic
 from workloads.mistakes import Mistake
 
@@ -53,17 +53,35 @@ def run(options: Options, display: Display) -> Summary:
         data.TooManyBad, search.Halted: the study cannot go on; nothing is lost.
     """
     begun = time.monotonic()
-    study = search_spaces.load(options.study)
+    study = _study(options)
     study.check()
     samplers.load(study.sampler)
     _check_ranks(study, options.ranks)
     store = Store.open(options.store)
     with Crew(store, display, options.address, options.workers, options.ranks) as crew:
         manifest = _manifest(study, options, store, crew, display)
+        study = _labelled(study, manifest)
+        if told := _told_of_head(study, manifest):
+            display.line(told)
         with _Run(study, manifest, store, crew, options, display) as one:
             one.search()
             one.control()
             return one.finish(begun)
+
+
+def _study(options: Options) -> Study:
+    """Return the study that was asked for, with the model that it is to start from."""
+    if options.model is None:
+        study = search_spaces.load(options.study)
+        if study.lacks_model:
+            kinds = "a folder of Hugging Face (VideoMAE), or of paretoken export"
+            raise Mistake(f"study {study.name!r} needs --model DIR", kinds)
+        return study
+    try:
+        source = pretrained.described(options.model)
+    except Mistake as mistake:
+        raise Mistake(f"--model {mistake}") from None
+    return search_spaces.load(options.study, source)
 
 
 def _check_ranks(study: Study, ranks: int) -> None:
@@ -96,6 +114,26 @@ def _manifest(
     return manifest
 
 
+def _labelled(study: Study, manifest: Manifest) -> Study:
+    """Return a study as the labels of the clips allow it.
+
+    Raises:
+        Mistake: they are not those of the model that is evaluated.
+    """
+    if study.source is not None:
+        load.places_of(study.source.labels, manifest.classes)
+    return study if manifest.is_labelled else study.unlabelled()
+
+
+def _told_of_head(study: Study, manifest: Manifest) -> str:
+    """Say that the head of a checkpoint is made anew, if it is; nothing if not."""
+    sources = [s.config for s in study.stages if isinstance(s.config, load.Config)]
+    if study.source is not None or not sources or sources[0].names(manifest.classes):
+        return ""
+    had = f"{len(sources[0].labels)} other classes" if sources[0].labels else "no head"
+    return f"model  new head for {len(manifest.classes)} classes: --model has {had}"
+
+
 def _synthetic(
     study: Study, config: synthetic.Config, store: Store, crew: Crew, display: Display
 ) -> Path:
@@ -112,7 +150,8 @@ def _synthetic(
 
 def _described(manifest: Manifest) -> str:
     sizes = ", ".join(f"{len(manifest.ids(s))} {s}" for s in ("train", "val", "test"))
-    return f"{len(manifest.clips)} clips, {len(manifest.classes)} classes ({sizes})"
+    labels = f"{len(manifest.classes)} classes" if manifest.is_labelled else "no labels"
+    return f"{len(manifest.clips)} clips, {labels} ({sizes})"
 
 
 class _Run:
@@ -136,6 +175,8 @@ class _Run:
         self.pointed = False
         self.side = data.short_side(study)
         self.digest = data.digest_of(manifest, self.side)
+        if options.model is not None:
+            checkpoint.put(study, options.model, store, self.digest)
         crew.work_on(manifest, self.side, self.digest)
 
     def __enter__(self) -> _Run:
@@ -185,7 +226,7 @@ class _Run:
             key=self.key,
             store=str(self.store.root),
             workers=self.options.workers,
-            chance=1 / len(self.manifest.classes),
+            chance=self._chance,
             val_clips=len(self.manifest.ids("val")),
             clips={"cache": self._frames(), "short_side": self.side},
             asked=self._asked(),
@@ -227,7 +268,8 @@ class _Run:
 
     @property
     def _chance(self) -> float:
-        return 1 / len(self.manifest.classes)
+        source = self.study.source
+        return 1 / len(self.manifest.classes if source is None else source.labels)
 
     def control(self) -> None:
         """Run the controls of the front."""

@@ -56,7 +56,9 @@ def _of_stage(params: Params, stage: str) -> Params:
 def _recipe(params: Params) -> str:
     """Say how clips are reduced: reducer, knobs, and frames and pixels where they are set."""
     reducer = params.get("reducer", "none")
-    knobs = _knobs({n: v for n, v in params.items() if n != "reducer" and n not in SIZES})
+    # The stride of fewer frames follows from their number.
+    idle = {"reducer", *SIZES} | ({"clip.stride"} if "clip.frames" in params else set())
+    knobs = _knobs({n: v for n, v in params.items() if n not in idle})
     sizes = [form.format(params[name]) for name, form in SIZES.items() if name in params]
     if reducer == "none" and sizes and not knobs:
         return ", ".join(sizes)

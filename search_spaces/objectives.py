@@ -2,6 +2,7 @@
 everywhere.
 
 `top1`  share of clips with the right label, 0..1; a guess reaches 1 / classes.
+`agreement`  share of clips that are labelled as by the dense model, 0..1: for clips without labels.
 `gmacs` 1e9 multiply-accumulates of one view (1 MAC = 2 FLOPs), selection and embedding included,
 mean
         over the evaluated clips; the dense model of the study's host is the reference.
@@ -32,6 +33,14 @@ class Objective:
 TOP1 = Objective(
     name="top1",
     metric="val/top1",
+    direction="max",
+    unit="fraction",
+    reference="chance",
+    ideal=1.0,
+)
+AGREEMENT = Objective(
+    name="agreement",
+    metric="val/agreement",
     direction="max",
     unit="fraction",
     reference="chance",

@@ -23,7 +23,7 @@ from search_spaces.fit import (
     refuse_unfit,
     with_field,
 )
-from search_spaces.objectives import GMACS, TOP1, Objective
+from search_spaces.objectives import AGREEMENT, GMACS, TOP1, Objective
 from search_spaces.space import Space
 from search_spaces.stage import Stage, refuse_stages, refuse_teacher
 from workloads import finetune, load, pretrain
@@ -50,6 +50,8 @@ class Study:
     controls: tuple[Control, ...] = tuple(kind for kind in get_args(Control) if kind != "grid")
     """Derived for each point of the front, at its tokens; `grid`, the same clip with all of them,
     is of use where clips vary."""
+    first: tuple[tuple[tuple[str, Any], ...], ...] = ()  # Any: what a trial is answered
+    """What the first trials after the dense one answer, in the sampler's names (`Space.answer`)."""
     sampler: str = "tpe"
     """A function of `orchestrator/samplers.py`."""
     trials: int
@@ -91,6 +93,23 @@ class Study:
         """Whether any stage learns."""
         return any(isinstance(stage.config, Learner) for stage in self.stages)
 
+    @property
+    def source(self) -> load.Config | None:
+        """The model from outside that is evaluated as it is, if there is one."""
+        config = dict(self.stages[-1].inputs)["weights"].config
+        return config if isinstance(config, load.Config) else None
+
+    @property
+    def lacks_model(self) -> bool:
+        """Whether a model from outside has still to be named."""
+        configs = [stage.config for stage in self.stages]
+        return any(isinstance(config, load.Config) and not config.digest for config in configs)
+
+    def unlabelled(self) -> Study:
+        """Return the same study for clips without labels: the dense model's stand in for them."""
+        told = tuple(AGREEMENT if one == TOP1 else one for one in self.objectives)
+        return replace(self, objectives=told)
+
     def plan(self, chosen: Mapping[str, Any]) -> Stage:
         """Return the last stage with the chosen values in it and in all that it needs.
 
@@ -117,7 +136,9 @@ class Study:
         Raises:
             Mistake: a chain is not legal in its host, a clip does not fit, a field does not exist.
         """
-        plans = {self.plan(chosen): None for chosen in ({}, *self.space.examples())}  # each once
+        first = [self.space.answer(dict(asked)) for asked in self.first]
+        every = ({}, *first, *self.space.examples())
+        plans = {self.plan(chosen): None for chosen in every}  # each once
         for config, learner in {pair: None for plan in plans for pair in _with_learners(plan)}:
             refuse_unfit(config, learner)
         for learner, source in {pair: None for plan in plans for pair in _successors(plan)}:
@@ -139,7 +160,9 @@ class Study:
         small: dict[Stage, Stage] = {}
         for stage in self.stages:
             inputs = tuple((role, small[needed]) for role, needed in stage.inputs)
-            small[stage] = replace(_shrink(stage), inputs=inputs)
+            # The space of a study of one model is made for clips of that length.
+            frames = self.source.clip.frames if self.source else 8
+            small[stage] = replace(_shrink(stage, frames), inputs=inputs)
         stages = tuple(small.values())
         return replace(self, stages=stages, trials=2, data=data)
 
@@ -183,11 +206,11 @@ def _taught(plan: Stage) -> Iterator[tuple[Learner, finetune.Config]]:
             yield stage.config, source
 
 
-def _shrink(stage: Stage) -> Stage:
-    clip = replace(stage.config.clip, frames=8, stride=1.0, size=32)
+def _shrink(stage: Stage, frames: int) -> Stage:
+    clip = replace(stage.config.clip, frames=frames, stride=1.0, size=32)
     config: StageConfig = replace(stage.config, clip=clip)
     if isinstance(config, Source):
-        model = replace(cast(Any, config.model), dim=16, heads=2, patch=8, frames=8, size=32)
+        model = replace(cast(Any, config.model), dim=16, heads=2, patch=8, frames=frames, size=32)
         config = replace(config, model=model)
     if not isinstance(config, load.Config):
         config = replace(config, batch=8)
@@ -206,6 +229,8 @@ def params_of(plan: Stage, paths: Mapping[str, Any]) -> dict[str, Any]:
     params: dict[str, Any] = {}
     last = {stage.label: stage for stage in plan.chain()}  # as paths are understood
     for stage in reversed(last.values()):
+        if stage.kind == "load":
+            continue  # the same for all plans
         prefix = "" if stage.kind == "evaluate" else f"{stage.label}."
         own = _chain_params(stage.config.reducers)
         params |= {prefix + name: value for name, value in own.items()}

@@ -37,6 +37,7 @@ LAYERS = (
     "search_spaces.space search_spaces.equal",
     "search_spaces.stage",
     "search_spaces.study",
+    "search_spaces.started",
     "search_spaces.demo",  # whose trained model other studies evaluate
     "search_spaces search_spaces.*",
     # Ray, Optuna, MLflow
@@ -49,7 +50,7 @@ LAYERS = (
     "orchestrator.figure orchestrator.page orchestrator.machine orchestrator.parcel "
     "orchestrator.served orchestrator.predict orchestrator.registry",
     "orchestrator.stages orchestrator.pool orchestrator.summary orchestrator.report "
-    "orchestrator.doctor orchestrator.jobs",
+    "orchestrator.checkpoint orchestrator.doctor orchestrator.jobs",
     "orchestrator.trial orchestrator.crew orchestrator.submit orchestrator.publish "
     "orchestrator.card",
     "orchestrator.search orchestrator.export",

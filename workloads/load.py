@@ -41,6 +41,10 @@ class Config:
     digest: str = ""
     """sha256 of its weights; "" = none: random weights, for a study that is only tried out."""
 
+    def names(self, classes: Sequence[str]) -> bool:
+        """Tell whether its head names these classes, in this order."""
+        return tuple(map(_plain, self.labels)) == tuple(map(_plain, classes))
+
 
 def run(config: Config, clip_set: ClipSet, inputs: Inputs, report: Report) -> Result:
     """Return random weights where no checkpoint is meant; any other is not made by a run.
@@ -51,7 +55,7 @@ def run(config: Config, clip_set: ClipSet, inputs: Inputs, report: Report) -> Re
     if config.digest:
         what = "the checkpoint is not in the store"
         raise Mistake(what, "run the study again, with the --model that it was begun with")
-    model = config.model.build(max(len(config.labels), 1), config.reducers, SEED)
+    model = config.model.build(len(config.labels), config.reducers, SEED)
     return Result(dict(model.state_dict()), {}, None)
 
 
@@ -73,7 +77,7 @@ def places_of(labels: Sequence[str], classes: Sequence[str]) -> tuple[int, ...]:
     Raises:
         Mistake: a class that the model does not know.
     """
-    if is_placeholder(labels) and len(labels) == len(classes) and "" not in classes:
+    if tuple(labels) == placeholders(len(classes)) and "" not in classes:
         return tuple(range(len(classes)))
     known = {_plain(label): place for place, label in enumerate(labels)}
     unknown = [name for name in classes if name and _plain(name) not in known]
@@ -85,9 +89,9 @@ def places_of(labels: Sequence[str], classes: Sequence[str]) -> tuple[int, ...]:
     return tuple(known[_plain(name)] if name else -1 for name in classes)
 
 
-def is_placeholder(labels: Sequence[str]) -> bool:
-    """Tell whether labels are numbers in disguise."""
-    return all(label == f"LABEL_{i}" for i, label in enumerate(labels))
+def placeholders(num: int) -> tuple[str, ...]:
+    """Return the labels that transformers gives to classes without names."""
+    return tuple(f"LABEL_{i}" for i in range(num))
 
 
 def _plain(label: str) -> str:

@@ -16,10 +16,11 @@ from workloads.mistakes import Mistake
 Row = tuple[int, Clip]  # with its line in the file, for messages
 
 
-def rows(path: Path, field: str) -> list[Clip]:
+def rows(path: Path, field: str, needs_labels: bool = True) -> list[Clip]:
     """Return a clip for every row of a CSV; `field` names the file in a Mistake."""
+    needed = ("path", "label") if needs_labels else ("path",)
     try:
-        numbered = _parse(path, field)
+        numbered = _parse(path, field, needed)
     except (UnicodeDecodeError, csv.Error) as error:
         raise Mistake(f"{field}: not a UTF-8 CSV ({error})", "save it as UTF-8 CSV") from error
     _check_twice(numbered, field)
@@ -27,24 +28,24 @@ def rows(path: Path, field: str) -> list[Clip]:
     return [clip for _, clip in numbered]
 
 
-def _parse(path: Path, field: str) -> list[Row]:
+def _parse(path: Path, field: str, needed: Sequence[str]) -> list[Row]:
     with path.open(encoding="utf-8-sig", newline="") as file:  # -sig: spreadsheets write a BOM
         table = csv.DictReader(file, restval="")
         columns = [name.strip() for name in table.fieldnames or ()]
-        for needed in ("path", "label"):
-            if needed not in columns:
+        for name in needed:
+            if name not in columns:
                 found = ", ".join(columns) or "none"
                 raise Mistake(
-                    f'{field}: no column "{needed}" (columns found: {found})',
+                    f'{field}: no column "{name}" (columns found: {found})',
                     "the first line must name the columns: path,label[,split[,group]]",
                 )
         table.fieldnames = columns
-        return [(table.line_num, _clip(row, table.line_num, path, field)) for row in table]
+        return [(line := table.line_num, _clip(row, line, path, field, needed)) for row in table]
 
 
-def _clip(row: dict[str, str], line: int, path: Path, field: str) -> Clip:
+def _clip(row: dict[str, str], line: int, path: Path, field: str, needed: Sequence[str]) -> Clip:
     cells = {name: row.get(name, "").strip() for name in ("path", "label", "split", "group")}
-    for name in ("path", "label"):
+    for name in needed:
         if not cells[name]:
             raise Mistake(f"{field}: row {line} has no {name}", "fill it in, or remove the row")
     # One spelling a file, so that ./a.mp4 and a.mp4 are found to be the same.

@@ -24,9 +24,14 @@ LAYOUT = (
 )
 
 
-def rows(root: Path, field: str) -> list[Clip]:
-    """Return a clip for every video below `root`; `field` names the folder in a Mistake."""
+def rows(root: Path, field: str, needs_labels: bool = True) -> list[Clip]:
+    """Return a clip for every video below `root`; `field` names the folder in a Mistake.
+
+    Where no labels are needed, videos that all lie in `root` itself have none.
+    """
     videos = sorted(_videos(root))
+    if not needs_labels and all(len(video.parts) == 1 for video in videos):
+        return [Clip(str(video), "") for video in videos]
     depth = 1 if _has_splits(videos) else 0
     for video in videos:
         if len(video.parts) < depth + 2:
