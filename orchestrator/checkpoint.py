@@ -12,6 +12,7 @@ from orchestrator.store import Store
 from search_spaces.study import Study
 from workloads import load, pretrained
 from workloads.knobs import canonical
+from workloads.mistakes import Mistake
 from workloads.stage import Result
 
 
@@ -32,6 +33,9 @@ def put(study: Study, folder: Path, store: Store, digest: str) -> None:
         if not isinstance(stage.config, load.Config) or store.find(key) is not None:
             continue
         begun = time.monotonic()
-        weights = pretrained.weights_of(folder, stage.config)
+        try:
+            weights = pretrained.weights_of(folder, stage.config)
+        except Mistake as mistake:
+            raise Mistake(f"--model {mistake}") from None
         facts = {"seconds": time.monotonic() - begun, "kind": "load", "device": "cpu"}
         store.attempt(key).publish(Result(weights, {}, None), canonical(stage.config), facts)

@@ -177,7 +177,8 @@ class _Run:
         self.digest = data.digest_of(manifest, self.side)
         if options.model is not None:
             checkpoint.put(study, options.model, store, self.digest)
-        crew.work_on(manifest, self.side, self.digest)
+        span = study.stages[-1].config.clip.span
+        crew.work_on(manifest, self.side, self.digest, span)
 
     def __enter__(self) -> _Run:
         if not self.lock.take():

@@ -53,6 +53,13 @@ class Config:
             shown = f"frames={self.frames}, stride={self.stride}, size={self.size}"
             raise Mistake(f"clip: {shown} must be above 0")
 
+    @property
+    def span(self) -> int:
+        """Frames of a video that a clip needs; a shorter one repeats frames."""
+        if self.sampling == "segments":
+            return self.frames
+        return int((self.frames - 1) * self.stride) + 1
+
 
 def seed_of(*parts: int) -> int:
     """Return a seed in [0, 2^63) for a tuple of numbers: the same everywhere, unlike for others."""
@@ -84,8 +91,7 @@ def frame_indices(num_frames: int, config: Config, start: Start) -> list[int]:
             return segment_middles(num_frames, config.frames, start)
         return segment_draws(num_frames, config.frames, start)
     place = view_start(*start) if isinstance(start, View) else start
-    span = int((config.frames - 1) * config.stride) + 1
-    spare = max(num_frames - span, 0)
+    spare = max(num_frames - config.span, 0)
     first = min(int(place * (spare + 1)), spare)  # each place has an equal share of [0, 1)
     last = num_frames - 1
     return [min(first + int(i * config.stride), last) for i in range(config.frames)]

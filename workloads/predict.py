@@ -87,10 +87,7 @@ class Predictor:
     @property
     def span(self) -> int:
         """Frames of a video that a clip spans; a shorter one repeats frames."""
-        clip = self.sampling.clip
-        if clip.sampling == "segments":
-            return clip.frames
-        return int((clip.frames - 1) * clip.stride) + 1
+        return self.sampling.clip.span
 
     def __call__(self, paths: Sequence[str | Path], batch: int = BATCH) -> Iterator[Answer]:
         """Yield an answer a video, in their order."""
