@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import os
 import shlex
 import sys
@@ -83,6 +84,8 @@ def _add_selection(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--trials", type=_count, metavar="N", help="in all, dense included")
     verb.add_argument("--workers", type=_count, default=1, metavar="N", help="stages at once")
     verb.add_argument("--ranks", type=_count, default=1, metavar="W", help="processes of a stage")
+    limit = "limit of the frame cache (default: half of the free disk); 0 = none"
+    verb.add_argument("--cache", type=_size, metavar="GIB", help=limit)
     verb.add_argument("--address", metavar="ADDR", help="Ray cluster (default: start one here)")
 
 
@@ -102,6 +105,16 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, 1 or more")
     return int(text)
+
+
+def _size(text: str) -> float:
+    try:
+        size = float(text)
+    except ValueError:
+        size = math.nan
+    if not 0 <= size < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number of GiB, 0 or more")
+    return size
 
 
 def run(args: argparse.Namespace) -> Answer:

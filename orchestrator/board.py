@@ -60,8 +60,8 @@ class Board:
         self.released: set[str] = set()
         self.changed = asyncio.Condition()
         self.closed: str | None = None
-        self.busy_s = 0.0
-        self.stages_run = 0
+        self.busy_s = self.data_wait_s = 0.0
+        self.stages_run = self.decoded = 0
 
     async def serve(self, data: str, manifest_digest: str) -> None:
         """Say which clips all stages are about: the folder of their frames, and their digest.
@@ -142,6 +142,8 @@ class Board:
         if job is None:
             return
         self.busy_s += outcome.get("spent", 0.0)
+        self.data_wait_s += outcome.get("data_wait_s", 0.0)
+        self.decoded += outcome.get("decoded", 0)
         self.stages_run += outcome["state"] == "done" and not outcome.get("reused", False)
         if outcome["state"] == "cancelled" and job.is_wanted and self.closed is None:
             job.attempts, job.group = 0, None  # wanted again in the meantime
@@ -181,7 +183,8 @@ class Board:
             }
             for group, job in sorted(self.taken.items())
         ]
-        counts = {"busy_s": self.busy_s, "stages_run": self.stages_run}
+        names = ("busy_s", "stages_run", "data_wait_s", "decoded")
+        counts = {name: getattr(self, name) for name in names}
         return {"running": running, "waiting": len(self.queue), **counts}
 
     def _finish(self, job: Job, outcome: Outcome) -> None:

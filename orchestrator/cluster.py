@@ -8,6 +8,7 @@ free.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import threading
@@ -35,6 +36,8 @@ class Shares:
     gpus: int
     threads: int
     """Of torch, in each rank; fewer on a node with fewer cores."""
+    ahead: int = 4
+    """Decoding tasks that a rank keeps in flight; more would only fill memory."""
 
 
 def join(address: str | None) -> str:
@@ -130,4 +133,6 @@ def shares(workers: int, ranks: int) -> Shares:
         cpus=round(max(cpus, 0.01), 3),
         gpus=1 if gpus else 0,
         threads=max(int(total) // processes, 1),
+        # As many as run at once on its share of the CPUs, and as many that wait or are done.
+        ahead=max(math.ceil(2 * total / processes), 4),
     )

@@ -11,8 +11,9 @@ from typing import Any
 
 import ray
 
-from orchestrator import cluster, data, interrupts
+from orchestrator import cluster, data, interrupts, room
 from orchestrator.display import Display
+from orchestrator.lock import Lock
 from orchestrator.pool import Pool
 from orchestrator.store import Store
 from search_spaces.study import Stage
@@ -23,15 +24,23 @@ class Crew:
     """Whoever does the work of a run; a context."""
 
     def __init__(
-        self, store: Store, display: Display, address: str | None, workers: int, ranks: int
+        self,
+        store: Store,
+        display: Display,
+        address: str | None,
+        workers: int,
+        ranks: int,
+        cache: float | None = None,
     ) -> None:
         self.store, self.display, self.address = store, display, address
-        self.workers, self.ranks = workers, ranks
+        self.workers, self.ranks, self.cache = workers, ranks, cache
         self.scratch = store.root / "ray"
         self.clips: tuple[Manifest, int, str, int] | None = None
         self._starter = ThreadPoolExecutor(max_workers=1)
         self._starting: Future[Pool] | None = None
         self._ready: Pool | None = None
+        self._pin: Lock | None = None
+        self._decoded = 0
 
     def start(self) -> Future[Pool]:
         """Start Ray and the groups in the background; they need nothing but time."""
@@ -43,7 +52,11 @@ class Crew:
         where = cluster.join(self.address)
         self.display.line(f"ray    {where}")
         pool = Pool(
-            self.workers, self.ranks, cluster.shares(self.workers, self.ranks), self.scratch
+            self.workers,
+            self.ranks,
+            cluster.shares(self.workers, self.ranks),
+            self.scratch,
+            cached=self.cache != 0,
         )
         pool.start(self.store.root)
         return pool
@@ -64,9 +77,14 @@ class Crew:
             pool = self.start().result()
             interrupts.arm()
             folder = data.folder_for(self.store.root, manifest, side)
-            bad = data.fill(folder, manifest, side, self._decoded)
-            if bad:
-                self.display.warn(data.complaint(folder, bad, manifest))
+            self._pin = room.pin(folder)
+            limit = room.room_of(self.store.root, self.cache)
+            filled = data.fill(folder, manifest, side, self._told, limit)
+            self._decoded = filled.decoded
+            if filled.bad:
+                self.display.warn(data.complaint(folder, filled.bad, manifest))
+            if limit.limit and (told := data.told_full(filled, manifest, limit)):
+                self.display.line(told)
             if short := data.told_short(folder, span):
                 self.display.warn(short)
             pool.serve(folder, digest)
@@ -81,11 +99,12 @@ class Crew:
     def counts(self) -> dict[str, Any]:
         """Return the seconds that stages took and how many were run, so far."""
         if self._ready is None:
-            return {"busy_s": 0.0, "stages_run": 0}
+            return {}
         seen = self._ready.snapshot()
-        return {"busy_s": seen["busy_s"], "stages_run": seen["stages_run"]}
+        counts = {name: seen[name] for name in ("busy_s", "stages_run", "data_wait_s")}
+        return counts | {"decoded": self._decoded + seen["decoded"]}
 
-    def _decoded(self, done: int, total: int) -> None:
+    def _told(self, done: int, total: int) -> None:
         self.display.progress("decode", done, total)
 
     def __enter__(self) -> Crew:
@@ -98,6 +117,8 @@ class Crew:
         trace: TracebackType | None,
     ) -> None:
         self.display.snapshot = lambda: None
+        if self._pin is not None:
+            self._pin.release()
         if self._starting is None or not self._starting.done():
             return
         if self._starting.exception() is None and self._starting.result().stop():

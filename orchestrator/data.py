@@ -1,7 +1,9 @@
 """Clips for the stages: Ray Data decodes every video of a manifest once, into the frame cache.
 
-Each task writes a shard and hands back only where its clips lie, so no pixel goes through the
-object store. What cannot be read is counted and listed; beyond a limit the study does not start.
+Tasks write frames and hand back only what the videos hold, so no pixel goes through the object
+store. Where there is no room, or no cache is wanted, they only count: which videos can be read and
+how many frames they have decides what a stage sees, so it must be known before. What cannot be read
+is listed; beyond a limit the study does not start.
 """
 
 from __future__ import annotations
@@ -10,10 +12,10 @@ import csv
 import io
 import math
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 import ray.data
@@ -22,9 +24,10 @@ from orchestrator.cluster import DATA_CPUS
 from orchestrator.environment import hush
 from orchestrator.files import write_bytes
 from orchestrator.lock import Lock
+from orchestrator.room import Room, room_of
 from search_spaces.fit import cases_of
 from search_spaces.study import Study
-from workloads import cache, readers
+from workloads import cache
 from workloads.cache import Entry
 from workloads.datasets import Manifest
 from workloads.knobs import key_of
@@ -32,8 +35,10 @@ from workloads.knobs import key_of
 MOST_BAD = 0.02  # share of unreadable videos that a study tolerates
 BAD_LIST = "quarantine.csv"
 BLOCKS = 16  # tasks of a pass, at most; few large ones beat many small ones
-LEAST_BATCH = 8
+LEAST_BATCH, MOST_BATCH = 8, 64  # videos of a task; a killed one is begun again
 LEAST_SIDE = 64
+
+COLUMNS = tuple(field.name for field in fields(Entry))
 
 Progress = Callable[[int, int], None]
 
@@ -61,37 +66,121 @@ def digest_of(manifest: Manifest, side: int) -> str:
 
     Where frames are kept smaller than they were, a stage sees other pixels.
     """
-    return key_of([manifest.digest, side, cache.MOST_FRAMES])
+    return key_of([manifest.digest, side, cache.MOST_FRAMES, cache.DECODER])
 
 
 def folder_for(store: Path, manifest: Manifest, short_side: int) -> Path:
-    """Return where the frames of a manifest at a cap on their short side lie."""
-    facts = [manifest.digest, short_side, cache.MOST_FRAMES, readers.versions()]
-    return store / "cache" / key_of(facts)[:24]
+    """Return the view of a manifest at a cap on the short side of its frames."""
+    facts = [manifest.digest, cache.name_of("", short_side)]
+    return store / "cache" / "views" / key_of(facts)[:24]
 
 
-def fill(folder: Path, manifest: Manifest, short_side: int, progress: Progress) -> list[Entry]:
-    """Decode a manifest into its cache, unless that was done before; return the unreadable clips.
+class Filled(NamedTuple):
+    """What filling a cache came to."""
 
-    Two drivers may come at once: one decodes, the other waits. A cache that was killed half-way is
-    begun again.
+    bad: list[Entry]
+    """Clips that cannot be read."""
+    decoded: int
+    """Videos that were decoded for it, or tried."""
+    stored: int
+    """Clips whose frames are there now."""
+
+
+def fill(
+    folder: Path,
+    manifest: Manifest,
+    short_side: int,
+    progress: Progress,
+    room: Room | None = None,
+) -> Filled:
+    """Decode what is not known of a manifest, or not stored and has room; make its view.
+
+    Two drivers may come at once: one decodes, the other waits. What a killed one has decoded stays.
+
+    Args:
+        folder: of the view.
+        room: for frames; by default that of the folder's cache, with its usual limit.
 
     Raises:
         TooManyBad: more than `MOST_BAD` of the videos cannot be read.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    room = room or room_of(folder.parents[2])
+    entries = _wanted(manifest, short_side)
+    room.need(folder, [entry.key for entry in entries])
     with Lock(folder / "lock") as lock:
-        while not lock.take() and not cache.is_whole(folder):
+        while not lock.take():
             time.sleep(0.5)
-        if not cache.is_whole(folder):
-            cache.publish(folder, _decode(folder, manifest, short_side, progress), manifest.classes)
-    bad = [entry for entry in cache.index(folder) if entry.reason]
+        if room.limit:
+            room.tidy()
+        entries, decoded = _completed(folder, manifest, entries, short_side, progress, room)
+    bad = [entry for entry in entries if entry.reason]
     if bad:
         _list_bad(folder, bad)
     if len(bad) > MOST_BAD * len(manifest.clips):
         remedy = "repair or remove what is listed there, then run the same again"
         raise TooManyBad(f"{complaint(folder, bad, manifest)}\n  {remedy}")
-    return bad
+    is_there = [room.limit > 0 and cache.is_there(room.frames, entry) for entry in entries]
+    return Filled(bad, decoded, sum(is_there))
+
+
+def _wanted(manifest: Manifest, short_side: int) -> list[Entry]:
+    """Return the clips of a manifest, of whose videos nothing is known yet."""
+    rows = zip(manifest.clips, manifest.labels, manifest.contents, strict=True)
+    return [
+        Entry(
+            clip=number,
+            name=clip.path,
+            label=label,
+            split=clip.split,
+            key=cache.name_of(content.sha256, short_side),
+            size=content.size,
+            mtime_ns=content.mtime_ns,
+        )
+        for number, (clip, label, content) in enumerate(rows)
+    ]
+
+
+def _completed(
+    folder: Path,
+    manifest: Manifest,
+    wanted: list[Entry],
+    short_side: int,
+    progress: Progress,
+    room: Room,
+) -> tuple[list[Entry], int]:
+    """Return all entries with what their videos hold, and how many were decoded for it."""
+    before = cache.index(folder) if cache.is_whole(folder) else []
+    known = {one.key: one for one in before if one.is_known}
+    entries = [_as_known(one, known.get(one.key)) for one in wanted]
+    todo = _todo(entries, room)
+    decoded = 0
+    if todo:
+        done, decoded = _decode(todo, manifest.root, short_side, progress, room)
+        entries = [done.get(one.clip, one) for one in entries]
+    if entries != before or cache.videos(folder) != manifest.root:
+        classes = manifest.classes
+        cache.publish(folder, entries, classes, manifest.root, short_side, room.frames)
+    return entries, decoded
+
+
+def _as_known(entry: Entry, known: Entry | None) -> Entry:
+    """Return an entry with what is known of a video of the same content."""
+    if known is None:
+        return entry
+    names = ("frames", "height", "width", "reason")
+    return replace(entry, **{name: getattr(known, name) for name in names})
+
+
+def _todo(entries: Sequence[Entry], room: Room) -> list[Entry]:
+    """Return the clips to decode: those never read, and those that are gone and have room."""
+    todo = [one for one in entries if not one.is_known]
+    readable = [one for one in entries if one.frames] if room.limit else []
+    gone = [one for one in readable if not cache.is_there(room.frames, one)]
+    left = room.left() if gone else 0
+    for one in gone:
+        left -= one.num_bytes
+        todo += [one] if left > 0 else []
+    return sorted(todo, key=lambda entry: entry.clip)
 
 
 def complaint(folder: Path, bad: list[Entry], manifest: Manifest) -> str:
@@ -101,6 +190,15 @@ def complaint(folder: Path, bad: list[Entry], manifest: Manifest) -> str:
         f"{len(bad)} of {len(manifest.clips)} videos could not be read "
         f"({share:.1%}, limit {MOST_BAD:.0%}): {folder / BAD_LIST}"
     )
+
+
+def told_full(filled: Filled, manifest: Manifest, room: Room) -> str:
+    """Say how many clips have no place in the cache; nothing if all have."""
+    num = len(manifest.clips) - len(filled.bad)
+    if filled.stored == num:
+        return ""
+    limit = f"{room.limit / 2**30:.3g} GiB"
+    return f"cache  {filled.stored} of {num} clips fit into {limit}; the others are decoded again"
 
 
 def told_short(folder: Path, span: int) -> str:
@@ -116,34 +214,52 @@ def told_short(folder: Path, span: int) -> str:
 
 
 def _decode(
-    folder: Path, manifest: Manifest, short_side: int, progress: Progress
-) -> Iterable[Entry]:
-    labels = manifest.labels
-    rows = [
-        asdict(Entry(clip=i, name=clip.path, label=labels[i], split=clip.split))
-        for i, clip in enumerate(manifest.clips)
-    ]
+    entries: Sequence[Entry], root: Path, short_side: int, progress: Progress, room: Room
+) -> tuple[dict[int, Entry], int]:
+    """Decode clips in tasks; return their entries by clip id, and how many were decoded."""
     hush()
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    batch = max(LEAST_BATCH, math.ceil(len(rows) / BLOCKS))
+    batch = min(max(LEAST_BATCH, math.ceil(len(entries) / BLOCKS)), MOST_BATCH)
 
     def write(columns: dict[str, Any]) -> dict[str, Any]:  # Any: a column of any type
-        written = cache.write_shard(folder, manifest.root, _entries(columns), short_side)
-        return {name: [getattr(entry, name) for entry in written] for name in columns}
+        written = [*_written(_entries(columns), root, short_side, room)]
+        done = {name: [getattr(entry, name) for entry, _ in written] for name in COLUMNS}
+        return {**done, "decoded": [was_decoded for _, was_decoded in written]}
 
+    rows = [asdict(entry) for entry in entries]
     dataset = ray.data.from_items(rows, override_num_blocks=math.ceil(len(rows) / batch))
-    decoded = dataset.map_batches(write, batch_size=batch, num_cpus=DATA_CPUS)
-    entries: list[Entry] = []
-    for columns in decoded.iter_batches(batch_size=None, prefetch_batches=0):
-        entries += _entries(columns)
-        progress(len(entries), len(rows))
-    return entries
+    tasks = dataset.map_batches(write, batch_size=batch, num_cpus=DATA_CPUS)
+    found: dict[int, Entry] = {}
+    decoded = 0
+    for columns in tasks.iter_batches(batch_size=None, prefetch_batches=0):
+        decoded += int(columns["decoded"].sum())
+        found |= {entry.clip: entry for entry in _entries(columns)}
+        progress(len(found), len(rows))
+    return found, decoded
+
+
+def _written(
+    entries: Sequence[Entry], root: Path, short_side: int, room: Room
+) -> Iterator[tuple[Entry, bool]]:
+    """Yield clips with what their videos hold, and whether they had to be decoded for it."""
+    is_full = False
+
+    def claim(num_bytes: int) -> bool:
+        nonlocal is_full  # where there was no room, there will not be some soon
+        is_full = is_full or not room.claim(num_bytes)
+        return not is_full
+
+    for entry in entries:
+        if room.limit:
+            yield cache.keep(entry, root, short_side, room.frames, claim)
+        else:
+            yield cache.decode(entry, root, short_side)[0], True
 
 
 def _entries(columns: dict[str, Any]) -> list[Entry]:  # Any: numpy arrays of any type
-    values = zip(*(column.tolist() for column in columns.values()), strict=True)
-    return [Entry(**dict(zip(columns, row, strict=True))) for row in values]
+    values = zip(*(columns[name].tolist() for name in COLUMNS), strict=True)
+    return [Entry(*row) for row in values]
 
 
 def _list_bad(folder: Path, bad: list[Entry]) -> None:

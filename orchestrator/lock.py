@@ -16,10 +16,16 @@ from types import TracebackType
 
 
 class Lock:
-    """An flock on a file; `take` it, or use it as a context once taken."""
+    """An flock on a file; `take` it, or use it as a context once taken.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: of the file.
+        shared: with others that take it shared; it keeps away who wants it for himself alone.
+    """
+
+    def __init__(self, path: Path, shared: bool = False) -> None:
         self.path = path
+        self._how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         self._fd: int | None = None
 
     def take(self) -> bool:
@@ -27,7 +33,7 @@ class Lock:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, self._how | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 os.close(fd)

@@ -31,7 +31,7 @@ def command(args: argparse.Namespace, root: Path) -> str:
             "install paretoken from a checkout with `make setup`, and submit from there",
         )
     words = ["python", "-m", "orchestrator", "run", _study(args.study, root), "--address", "auto"]
-    for name in ("trials", "workers", "ranks", "tracking_uri"):
+    for name in ("trials", "workers", "ranks", "cache", "tracking_uri"):
         value = getattr(args, name)
         if value is not None:
             words += [f"--{name.replace('_', '-')}", str(value)]

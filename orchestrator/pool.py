@@ -30,8 +30,11 @@ CHECKPOINT_S = 10.0  # what a killed stage has to do again, at most
 class Pool:
     """Groups and their board."""
 
-    def __init__(self, workers: int, ranks: int, shares: Shares, scratch: Path) -> None:
+    def __init__(
+        self, workers: int, ranks: int, shares: Shares, scratch: Path, cached: bool = True
+    ) -> None:
         self.board = board.start()
+        self.cached = cached
         self.workers, self.ranks, self.shares = workers, ranks, shares
         self.scratch = scratch
         self._threads: list[threading.Thread] = []
@@ -45,6 +48,8 @@ class Pool:
                 store=store,
                 threads=self.shares.threads,
                 checkpoint_s=checkpoint_s,
+                ahead=self.shares.ahead,
+                cached=self.cached,
             )
             thread = threading.Thread(target=self._fit, args=(runtime,), daemon=True)
             thread.start()

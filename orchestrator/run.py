@@ -43,6 +43,7 @@ class Options:
     ranks: int = 1
     tracking_uri: str | None = None
     address: str | None = None
+    cache: float | None = None
 
 
 def run(options: Options, display: Display) -> Summary:
@@ -58,7 +59,9 @@ def run(options: Options, display: Display) -> Summary:
     samplers.load(study.sampler)
     _check_ranks(study, options.ranks)
     store = Store.open(options.store)
-    with Crew(store, display, options.address, options.workers, options.ranks) as crew:
+    with Crew(
+        store, display, options.address, options.workers, options.ranks, options.cache
+    ) as crew:
         manifest = _manifest(study, options, store, crew, display)
         study = _labelled(study, manifest)
         if told := _told_of_head(study, manifest):
@@ -283,6 +286,8 @@ class _Run:
         call = {**self.crew.counts(), "trials_reused": self.known, "stages_reused": self.reused}
         self._note_facts(self.mirror.connected())
         call["wall_s"] = time.monotonic() - begun
+        if told := summary.told_of_waiting(call):
+            self.display.line(told)
         made = summary.summarise(self.folder, self.ledger, call)
         publish.publish(self.mirror, self.ledger, made, self.folder, self.display)
         return made

@@ -25,7 +25,15 @@ from workloads.mistakes import Mistake
 
 Summary = dict[str, Any]  # Any: JSON
 
-NO_CALL = {"wall_s": 0.0, "busy_s": 0.0, "trials_reused": 0, "stages_run": 0, "stages_reused": 0}
+NO_CALL = {
+    "wall_s": 0.0,
+    "busy_s": 0.0,
+    "data_wait_s": 0.0,
+    "decoded": 0,
+    "trials_reused": 0,
+    "stages_run": 0,
+    "stages_reused": 0,
+}
 
 
 def latest(store: Path, study: str) -> Path:
@@ -181,6 +189,15 @@ def progress_of(trials: Sequence[Record], objectives: Sequence[Objective], chanc
     dense = next((r for r in trials if r.trial == DENSE and r.state == "complete"), None)
     share = _hypervolume(front_records(trials, objectives), objectives, chance, dense)
     return f"hypervolume {share:.3f}"
+
+
+def told_of_waiting(call: dict[str, Any]) -> str:  # Any: JSON
+    """Say which share of their time the stages of a call waited for clips; nothing without any."""
+    busy, waited = call.get("busy_s", 0.0), call.get("data_wait_s", 0.0)
+    if not busy:
+        return ""
+    share = f"{waited:.1f} of {busy:.1f} s in stages ({waited / busy:.0%})"
+    return f"clips   waited for {share}; {call['decoded']} videos were decoded"
 
 
 def growth(trials: Sequence[Record], made: Summary) -> dict[int, float]:

@@ -12,7 +12,7 @@ import logging
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -26,7 +26,9 @@ import torch.distributed as dist
 from orchestrator import cluster
 from orchestrator.lock import Lock
 from orchestrator.store import Attempt, Store
+from orchestrator.stream import Stream
 from search_spaces.study import Stage
+from workloads.cache import Frames
 from workloads.clips import ClipSet, open_clips
 from workloads.knobs import canonical
 from workloads.mistakes import Mistake
@@ -49,6 +51,8 @@ class Runtime:
     store: Path
     threads: int
     checkpoint_s: float
+    ahead: int = 4
+    cached: bool = True
 
 
 def session(settings: dict[str, Any]) -> None:  # Any: Ray wants a plain dict
@@ -93,6 +97,14 @@ class Ranks:
         votes = torch.tensor([int(flag)])
         dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=self.line)
         return bool(votes.item())
+
+    def total(self, count: int) -> int:
+        """Return the sum of the counts of all ranks."""
+        if self.world == 1:
+            return count
+        counts = torch.tensor([count])
+        dist.all_reduce(counts, group=self.line)
+        return int(counts.item())
 
     def meet(self) -> None:
         """Return when every rank is here; raise where one is not."""
@@ -154,13 +166,21 @@ class Work:
         attempt = self.store.attempt(self.key)
         report = _Report(self, attempt)
         module = importlib.import_module(f"workloads.{self.stage.kind}")
-        clip_set = _clips(Path(self.data), self.device)
-        result: Result = module.run(self.stage.config, clip_set, self._inputs(), report)
+        clip_set = _clips(Path(self.data), self.device, self.runtime.cached, self.runtime.ahead)
+        before = replace(clip_set.meter)
+        try:
+            result: Result = module.run(self.stage.config, clip_set, self._inputs(), report)
+        finally:
+            clip_set.expect(())
         spent = time.monotonic() - begun
-        facts = self._facts(report.earlier_s + spent)
+        waited = {
+            "data_wait_s": clip_set.meter.wait_s - before.wait_s,
+            "decoded": self.ranks.total(clip_set.meter.decoded - before.decoded),
+        }
+        facts = self._facts(report.earlier_s + spent) | waited
         # What rank 0 cannot write is the failure of all, or they would wait for it in vain.
         self.ranks.agree(lambda: attempt.publish(result, canonical(self.stage.config), facts))
-        return {"spent": spent, "seconds": report.earlier_s + spent}
+        return {"spent": spent, "seconds": report.earlier_s + spent, **waited}
 
     def _facts(self, seconds: float) -> dict[str, Any]:
         return {
@@ -239,9 +259,11 @@ class _Report:
 
 
 @cache
-def _clips(folder: Path, device: torch.device) -> ClipSet:
+def _clips(folder: Path, device: torch.device, cached: bool, ahead: int) -> ClipSet:
     """Open the clips once in the life of a group."""
-    return open_clips(folder, device)
+    clip_set = open_clips(folder, device, cached)
+    assert isinstance(clip_set.frames_of, Frames), "they come from a folder"
+    return replace(clip_set, feed=Stream(clip_set.frames_of, ahead, clip_set.meter))
 
 
 def _device_name(device: torch.device) -> str:

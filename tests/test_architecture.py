@@ -45,7 +45,9 @@ LAYERS = (
     "orchestrator.failures orchestrator.interrupts "
     "orchestrator.lock orchestrator.ledger orchestrator.words",
     "orchestrator.front orchestrator.samplers orchestrator.store orchestrator.cluster "
-    "orchestrator.chart orchestrator.display orchestrator.tracking orchestrator.checks",
+    "orchestrator.chart orchestrator.display orchestrator.tracking orchestrator.checks "
+    "orchestrator.room",
+    "orchestrator.stream",
     "orchestrator.board orchestrator.data orchestrator.train orchestrator.memory "
     "orchestrator.figure orchestrator.page orchestrator.machine orchestrator.parcel "
     "orchestrator.served orchestrator.predict orchestrator.registry",

@@ -1,114 +1,301 @@
-"""The frame cache: native-rate frames of a clip set as a memory map, written once, read often.
+"""The frame cache: native-rate frames of videos as memory maps, written once, read often.
 
-    index.parquet     a row a clip: id, name, label, split, where its frames lie, or why not
-    cache.json        classes, cap on the short side; written last: a cache without it is not there
-    shard-<id>.u8     uint8 T H W C frames of some clips, back to back
+    frames/<2>/<key>.npy           uint8 T H W C frames of a video, their short side capped
+    views/<key>/index.parquet      a row a clip of a manifest: what its video holds, or why not
+    views/<key>/view.json         classes, and where videos and frames lie; written last: a view
+                                   without it is not there
+
+A video's key stands for its content, the cap and the decoder, so manifests that name the same
+videos share frames. Frames are written beside their place and renamed: what is half-written never
+counts. They may go at any time; whoever maps them keeps them until it lets go, and what is not
+there is decoded from the video, by the same functions to the same bits.
 
 Frame choice and resize come after the cache, so temporal jitter, views and other grids are not
-frozen by it, and a result is the same with it and without.
+frozen by it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import uuid
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from workloads import frames, readers
+from workloads.knobs import key_of
+from workloads.mistakes import Mistake
 
 MOST_FRAMES = 600  # of a video, from its start; 20 seconds at 30 frames a second
+# Frames of a cache, and those decoded without it, come from one decoder. This one is the truth, is
+# installed everywhere, and makes a few frames in order with less CPU time than decord.
+DECODER: Final = "pyav"
+PART = ".part"  # how files end that are being written
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Where the frames of a clip lie."""
+    """A clip of a manifest, and what is known of its video."""
 
     clip: int
     name: str
     label: int
     split: str
-    shard: str = ""
-    offset: int = 0
+    key: str = ""
+    """Of its frames."""
+    size: int = 0
+    """Of the file when it was hashed, bytes; with `mtime_ns`, tells that it is still the same."""
+    mtime_ns: int = 0
     frames: int = 0
+    """Frames that are kept, counted; 0 is not known yet."""
     height: int = 0
     width: int = 0
     reason: str = ""
     """Why it could not be read; empty if it could."""
 
+    @property
+    def num_bytes(self) -> int:
+        """What its frames take."""
+        return self.frames * self.height * self.width * 3
 
-def write_shard(folder: Path, root: Path, wanted: Iterable[Entry], short_side: int) -> list[Entry]:
-    """Decode some clips into a new shard and return their entries, unreadable ones included.
+    @property
+    def is_known(self) -> bool:
+        """Whether somebody has read the video, or tried."""
+        return bool(self.frames or self.reason)
+
+    def holding(self, shape: Sequence[int]) -> Entry:
+        """Return the entry of a video whose frames have a shape (T, H, W, C)."""
+        return replace(self, frames=shape[0], height=shape[1], width=shape[2])
+
+
+def name_of(sha256: str, short_side: int) -> str:
+    """Return the key of the frames of a video."""
+    version = readers.versions().get(DECODER)
+    return key_of([sha256, short_side, MOST_FRAMES, frames.REVISION, DECODER, version])[:32]
+
+
+def decode(entry: Entry, root: Path, short_side: int) -> tuple[Entry, np.ndarray | None]:
+    """Decode a video; return its entry, and its frames (T, H, W, C) unless it is unreadable.
 
     Args:
-        folder: of the cache.
-        root: that clip names are relative to.
-        wanted: which clips, without a place yet.
+        entry: of a clip.
+        root: that its name is relative to.
         short_side: cap on the short side of the frames, pixels.
     """
-    shard = f"shard-{uuid.uuid4().hex[:12]}.u8"
-    entries, offset = [], 0
-    with (folder / shard).open("wb") as file:
-        for entry in wanted:
-            try:
-                frames_THWC = readers.read(root / entry.name, limit=MOST_FRAMES)
-            except readers.UnreadableVideo as error:
-                entries.append(Entry(**{**asdict(entry), "reason": error.reason}))
-                continue
-            frames_THWC = np.ascontiguousarray(frames.cap(frames_THWC, short_side))
-            file.write(frames_THWC.data)
-            num, height, width, _ = frames_THWC.shape
-            place = {"shard": shard, "offset": offset, "frames": num}
-            entries.append(Entry(**{**asdict(entry), **place, "height": height, "width": width}))
-            offset += frames_THWC.nbytes
+    try:
+        frames_THWC = _read(root / entry.name, None, short_side)
+    except readers.UnreadableVideo as error:
+        return replace(entry, reason=error.reason), None
+    return entry.holding(frames_THWC.shape), frames_THWC
+
+
+def _read(path: Path, chosen: Sequence[int] | None, short_side: int) -> np.ndarray:
+    """Return frames of a video as they are kept. The only way from a video to frames."""
+    limit = MOST_FRAMES if chosen is None else 0
+
+    def shrink(frame_HWC: np.ndarray) -> np.ndarray:
+        return frames.cap(frame_HWC[None], short_side)[0]
+
+    return readers.read(path, chosen, limit=limit, decoder=DECODER, shrink=shrink)
+
+
+# The frames of one video.
+
+
+def place(folder: Path, key: str) -> Path:
+    """Return where the frames of a key lie, if they do; `folder` is `frames` above."""
+    return folder / key[:2] / f"{key}.npy"
+
+
+def put(path: Path, frames_THWC: np.ndarray) -> None:
+    """Write the frames of a video; nobody sees them before they are whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{PART}")
+    try:
+        with beside.open("xb") as file:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)  # tells that somebody is at it
+            np.save(file, np.ascontiguousarray(frames_THWC))
+            file.flush()
+            with suppress(FileNotFoundError):  # swept away before we had the lock
+                beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def keep(
+    entry: Entry, root: Path, short_side: int, folder: Path, claim: Callable[[int], bool]
+) -> tuple[Entry, bool]:
+    """Return what a video holds, and whether it was decoded for it; keep its frames.
+
+    Args:
+        entry: of a clip.
+        root: that its name is relative to.
+        short_side: cap on the short side of the frames, pixels.
+        folder: of the frames.
+        claim: whether so many bytes may be written there.
+    """
+    path = place(folder, entry.key)
+    stored = get(path)
+    if stored is not None:  # another study has decoded it, or one that was killed
+        return entry.holding(stored.shape), False
+    done, frames_THWC = decode(entry, root, short_side)
+    if frames_THWC is not None and claim(done.num_bytes):
+        put(path, frames_THWC)
+    return done, True
+
+
+def get(path: Path) -> np.ndarray | None:
+    """Return frames as a view of their file; None where they are not, or not whole."""
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError, EOFError):
+        return None
+
+
+def is_there(folder: Path, entry: Entry) -> bool:
+    """Say whether the frames of a clip are there, as far as their size tells."""
+    try:
+        return os.stat(place(folder, entry.key)).st_size > entry.num_bytes
+    except OSError:
+        return False
+
+
+# The view of a manifest.
+
+
+def publish(
+    folder: Path,
+    entries: Iterable[Entry],
+    names: tuple[str, ...],
+    root: Path = Path(),
+    short_side: int = 0,
+    frames_folder: Path | None = None,
+) -> None:
+    """Make a view whole: its index, then the file that says it is there.
+
+    Args:
+        folder: of the view.
+        entries: of all clips.
+        names: of the classes.
+        root: that names of clips are relative to.
+        short_side: cap on the short side of frames.
+        frames_folder: where frames lie; `frames` in `folder` if none is given.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    ordered = sorted(entries, key=lambda entry: entry.clip)
+    beside = folder / f".index.{uuid.uuid4().hex}"
+    pq.write_table(pa.Table.from_pylist([asdict(entry) for entry in ordered]), beside)
+    beside.replace(folder / "index.parquet")
+    facts = {
+        "classes": names,
+        "videos": str(root.absolute()),
+        "short_side": short_side,
+        # Relative, so that a store may be moved as a whole.
+        "frames": os.path.relpath(frames_folder or folder / "frames", folder),
+    }
+    beside = folder / ".view.json"
+    beside.write_text(json.dumps(facts))
+    beside.replace(folder / "view.json")
+
+
+def make(
+    folder: Path, root: Path, wanted: Iterable[Entry], short_side: int, names: tuple[str, ...]
+) -> list[Entry]:
+    """Decode clips into a view, here and now, and return their entries; for a notebook."""
+    stored = folder / "frames"
+    entries = [keep(one, root, short_side, stored, lambda size: True)[0] for one in wanted]
+    publish(folder, entries, names, root, short_side)
     return entries
 
 
-def publish(folder: Path, entries: Iterable[Entry], names: tuple[str, ...]) -> None:
-    """Make a cache whole: its index, then the file that says it is there."""
-    ordered = sorted(entries, key=lambda entry: entry.clip)
-    table = pa.Table.from_pylist([asdict(entry) for entry in ordered])
-    pq.write_table(table, folder / "index.parquet")
-    for path in folder.glob("shard-*.u8"):
-        if path.name not in {entry.shard for entry in ordered}:
-            path.unlink()  # left by a task that was killed and run again
-    beside = folder / ".cache.json"
-    beside.write_text(json.dumps({"classes": names}))
-    beside.replace(folder / "cache.json")
-
-
 def is_whole(folder: Path) -> bool:
-    """Say whether a cache is there."""
-    return (folder / "cache.json").exists()
+    """Say whether a view is there."""
+    return (folder / "view.json").exists()
 
 
 def index(folder: Path) -> list[Entry]:
-    """Return the entries of a cache, by clip id."""
+    """Return the entries of a view, by clip id."""
     return [Entry(**row) for row in pq.read_table(folder / "index.parquet").to_pylist()]
 
 
 def classes(folder: Path) -> tuple[str, ...]:
-    """Return the class names of a cache, by label."""
-    return tuple(json.loads((folder / "cache.json").read_text())["classes"])
+    """Return the class names of a view, by label."""
+    return tuple(_facts(folder)["classes"])
+
+
+def videos(folder: Path) -> Path:
+    """Return what the names of a view's clips are relative to."""
+    return Path(_facts(folder)["videos"])
+
+
+def _facts(folder: Path) -> dict[str, str]:
+    facts: dict[str, str] = json.loads((folder / "view.json").read_text())
+    return facts
+
+
+@dataclass(frozen=True)
+class Unstored:
+    """The frames of a video that are decoded when they are asked for: as an array of frames is."""
+
+    path: Path
+    entry: Entry
+    short_side: int
+
+    def __len__(self) -> int:
+        return self.entry.frames
+
+    def __getitem__(self, chosen: Sequence[int]) -> np.ndarray:
+        """Return some frames, uint8 (T, H, W, C).
+
+        Raises:
+            Mistake: the video is not the one that was counted.
+        """
+        try:
+            stat = os.stat(self.path)
+            if (stat.st_size, stat.st_mtime_ns) == (self.entry.size, self.entry.mtime_ns):
+                return _read(self.path, chosen, self.short_side)
+            why = "it was written to"
+        except OSError as error:
+            why = error.strerror or str(error)
+        except readers.UnreadableVideo as error:
+            why = error.reason
+        raise Mistake(f"{self.path}: changed since the run began ({why})", "run the same again")
 
 
 class Frames:
-    """All frames of a clip, by id, as views of the files; shards are mapped when first read."""
+    """All frames of a clip, by id: views of their file where there is one, else decoded.
 
-    def __init__(self, folder: Path, entries: Sequence[Entry]) -> None:
-        self.folder, self.entries = folder, entries
-        self._shards: dict[str, np.ndarray] = {}
+    Args:
+        folder: of a view.
+        entries: its index.
+        cached: whether to look for files.
+    """
 
-    def __call__(self, clip_id: int) -> np.ndarray:
+    def __init__(self, folder: Path, entries: Sequence[Entry], cached: bool = True) -> None:
+        facts = _facts(folder)
+        self.entries, self.cached = entries, cached
+        self.videos, self.short_side = Path(facts["videos"]), int(facts["short_side"])
+        self.frames = (folder / facts["frames"]).resolve()
+
+    def __call__(self, clip_id: int) -> np.ndarray | Unstored:
         """Return the frames of a clip, uint8 (T, H, W, C)."""
         entry = self.entries[clip_id]
-        if entry.shard not in self._shards:
-            self._shards[entry.shard] = np.memmap(self.folder / entry.shard, mode="r")
-        end = entry.offset + entry.frames * entry.height * entry.width * 3
-        flat = self._shards[entry.shard][entry.offset : end]
-        return flat.reshape(entry.frames, entry.height, entry.width, 3)
+        found = get(place(self.frames, entry.key)) if self.cached else None
+        return self._unstored(entry) if found is None else found
+
+    def missing(self, clip_id: int) -> Unstored | None:
+        """Return the frames of a clip if they must be decoded, None if they are there."""
+        entry = self.entries[clip_id]
+        return None if self.cached and is_there(self.frames, entry) else self._unstored(entry)
+
+    def _unstored(self, entry: Entry) -> Unstored:
+        return Unstored(self.videos / entry.name, entry, self.short_side)

@@ -16,10 +16,11 @@ Legend: B clips, C T H W video on the device, T H W C uint8 from the decoder.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -199,6 +200,50 @@ def fit(frames_THWC: np.ndarray, config: Config) -> np.ndarray:
     return frames.resize(frames_THWC, config.size, config.size)
 
 
+class Video(Protocol):
+    """All native-rate frames of a clip, uint8 T H W C: an array, or what is yet to be decoded."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, chosen: list[int], /) -> np.ndarray: ...
+
+
+class Request(NamedTuple):
+    """What a batch is made of."""
+
+    ids: tuple[int, ...]
+    config: Config
+    starts: tuple[Start, ...]
+
+
+class Feed(Protocol):
+    """Whoever makes batches before they are asked for. What it makes is what `batch_of` makes."""
+
+    def expect(self, requests: Iterator[Request]) -> None:
+        """Hear what will be asked for, in this order, and nothing of what was said before."""
+
+    def take(self, request: Request) -> np.ndarray | None:
+        """Return a batch as `batch_of` does, None if the request was not expected now."""
+
+
+@dataclass
+class Meter:
+    """What a process spent on its clips."""
+
+    wait_s: float = 0.0
+    """In `ClipSet.prepare`, which is when a stage does nothing else."""
+    decoded: int = 0
+    """Videos that were decoded for it, each time counted."""
+
+
+def batch_of(videos: Sequence[Video], config: Config, starts: Sequence[Start]) -> np.ndarray:
+    """Return a clip of each video, uint8 (B, T, H, W, C)."""
+    clips = []
+    for video, start in zip(videos, starts, strict=True):
+        chosen = frame_indices(len(video), config, start)
+        clips.append(fit(video[chosen], config))
+    return np.stack(clips)
+
+
 @dataclass(frozen=True)
 class ClipSet:
     """The clips that a stage reads. Whatever is behind `frames_of` must not change a number."""
@@ -210,9 +255,12 @@ class ClipSet:
     classes: tuple[str, ...]
     splits: dict[str, tuple[int, ...]]
     """Ids of the readable clips of each split."""
-    frames_of: Callable[[int], np.ndarray]
-    """All native-rate frames of a clip, uint8 T H W C, possibly a view of a file."""
+    frames_of: Callable[[int], Video]
+    """All native-rate frames of a clip."""
     device: torch.device = CPU
+    feed: Feed | None = None
+    """Who makes batches ahead; without one they are made when they are asked for."""
+    meter: Meter = field(default_factory=Meter, compare=False)
 
     def ids(self, split: str) -> tuple[int, ...]:
         """Return the readable clips of a split.
@@ -226,21 +274,37 @@ class ClipSet:
 
     def load(self, ids: Sequence[int], config: Config, starts: Sequence[Start]) -> Tensor:
         """Return clips as uint8 (B, C, T, H, W) on the device; `starts` as in `frame_indices`."""
-        clips = []
-        for clip_id, start in zip(ids, starts, strict=True):
-            frames_THWC = self.frames_of(clip_id)
-            chosen = frame_indices(len(frames_THWC), config, start)
-            clips.append(fit(frames_THWC[chosen], config))
-        batch_BTHWC = torch.from_numpy(np.stack(clips)).to(self.device, non_blocking=True)
-        return batch_BTHWC.permute(0, 4, 1, 2, 3)
+        return self.send(self.prepare(ids, config, starts))
+
+    def expect(self, requests: Iterable[Request]) -> None:
+        """Say which batches will be asked for, in this order; it changes nothing but the time."""
+        if self.feed is not None:
+            self.feed.expect(iter(requests))
+
+    def prepare(self, ids: Sequence[int], config: Config, starts: Sequence[Start]) -> np.ndarray:
+        """Return clips as uint8 (B, T, H, W, C) in memory; see `load`."""
+        begun = time.perf_counter()
+        request = Request(tuple(ids), config, tuple(starts))
+        batch = None if self.feed is None else self.feed.take(request)
+        if batch is None:
+            videos = [self.frames_of(clip_id) for clip_id in ids]
+            self.meter.decoded += sum(isinstance(video, cache.Unstored) for video in videos)
+            batch = batch_of(videos, config, starts)
+        self.meter.wait_s += time.perf_counter() - begun
+        return batch
+
+    def send(self, batch_BTHWC: np.ndarray) -> Tensor:
+        """Return what `prepare` gave as a model takes it: (B, C, T, H, W), on the device."""
+        batch = torch.from_numpy(batch_BTHWC).to(self.device, non_blocking=True)
+        return batch.permute(0, 4, 1, 2, 3)
 
     def labels_of(self, ids: Sequence[int]) -> Tensor:
         """Return the classes of some clips, (B,), on the device."""
         return torch.tensor([self.labels[i] for i in ids], device=self.device)
 
 
-def open_clips(folder: Path, device: torch.device = CPU) -> ClipSet:
-    """Return the clips of a frame cache."""
+def open_clips(folder: Path, device: torch.device = CPU, cached: bool = True) -> ClipSet:
+    """Return the clips of a view of the frame cache; `cached=False` decodes all that is asked."""
     entries = cache.index(folder)
     splits: dict[str, list[int]] = {}
     for entry in entries:
@@ -251,7 +315,7 @@ def open_clips(folder: Path, device: torch.device = CPU) -> ClipSet:
         labels=tuple(entry.label for entry in entries),
         classes=cache.classes(folder),
         splits={split: tuple(ids) for split, ids in splits.items()},
-        frames_of=cache.Frames(folder, entries),
+        frames_of=cache.Frames(folder, entries, cached),
         device=device,
     )
 

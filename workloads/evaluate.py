@@ -8,7 +8,7 @@ Legend: B clips, K classes, V views, C T H W video.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workloads import augment, clips, cost, load, metrics
-from workloads.clips import ClipSet, View, seed_of
+from workloads.clips import ClipSet, Request, View, seed_of
 from workloads.mistakes import Mistake
 from workloads.models import HostConfig
 from workloads.reducers import base
@@ -79,6 +79,7 @@ def run(config: Config, clip_set: ClipSet, inputs: Inputs, report: Report) -> Re
     ids = clip_set.ids(config.split)
     rank, world = rank_and_world()
     mine, rows = ids[rank::world], []
+    clip_set.expect(_requests(mine, config))
     most = -(-len(ids) // world)  # reports are common to all ranks, so all make equally many
     for start in range(0, most, config.batch):
         part = mine[start : start + config.batch]
@@ -101,6 +102,14 @@ def places_in(source: Any, classes: Sequence[str]) -> tuple[int, ...]:  # Any: a
     if isinstance(source, load.Config):
         return load.places_of(source.labels, classes)
     return tuple(range(len(classes)))
+
+
+def _requests(ids: Sequence[int], config: Config) -> Iterator[Request]:
+    """Yield what `_measure` will ask for, batch by batch."""
+    for start in range(0, len(ids), config.batch):
+        part = tuple(ids[start : start + config.batch])
+        for view in range(config.views):
+            yield Request(part, config.clip, (View(view, config.views),) * len(part))
 
 
 @lru_cache(maxsize=1)  # a search evaluates one checkpoint many times in a row

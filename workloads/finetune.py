@@ -202,14 +202,13 @@ class _Trainer(Trainer):
 
     def loss(self, ids: list[int], seeds: list[int]) -> Tensor:
         target_BK = F.one_hot(self.clip_set.labels_of(ids), len(self.clip_set.classes)).float()
-        clip_BCTHW, target_BK = self.load(ids, seeds, self._clip(), target_BK)
+        clip_BCTHW, target_BK = self.load(ids, seeds, self.clip_at(self.done), target_BK)
         with self.autocast():
             loss: Tensor = self.forward(clip_BCTHW, target_BK, seeds)
         return loss
 
-    def _clip(self) -> clips.Config:
-        """Return what all clips of the next step show."""
+    def clip_at(self, step: int) -> clips.Config:
+        """Return what all clips of a step show, of a shape of its own if shapes are drawn."""
         if not self.shapes:
             return self.config.clip
-        shape = clips.draw_shape(self.shapes, self.config.seed, self.done)
-        return clips.shaped(self.config.clip, shape)
+        return clips.shaped(self.config.clip, clips.draw_shape(self.shapes, self.config.seed, step))

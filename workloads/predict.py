@@ -30,7 +30,7 @@ from torch import Tensor
 
 from workloads import augment, cache, clips, evaluate, frames, pretrained, readers
 from workloads import folder as folders
-from workloads.clips import CPU, View, seed_of
+from workloads.clips import CPU, Video, View, seed_of
 from workloads.datasets.folders import SUFFIXES
 from workloads.folder import Folder, read
 from workloads.mistakes import Mistake
@@ -98,7 +98,7 @@ class Predictor:
         answers, videos, lengths = [Answer(path=path) for path in paths], {}, {}
         for place, path in enumerate(paths):
             try:
-                frames_THWC = readers.read(path, limit=cache.MOST_FRAMES)
+                frames_THWC = readers.read(path, limit=cache.MOST_FRAMES, decoder=cache.DECODER)
             except readers.UnreadableVideo as error:
                 answers[place] = Answer(path=path, reason=error.reason)
             except OSError as error:
@@ -123,7 +123,7 @@ class Predictor:
             frames=num_frames,
         )
 
-    def views_of(self, frames_THWC: np.ndarray) -> np.ndarray:
+    def views_of(self, frames_THWC: Video) -> np.ndarray:
         """Return the clips of a video, uint8 (V, T, H, W, C)."""
         shown = self.sampling
         views = []

@@ -24,6 +24,7 @@ from typing import Any, Literal
 import numpy as np
 
 Frames = Iterator[Callable[[], np.ndarray]]  # a frame becomes an array only when it is called
+Shrink = Callable[[np.ndarray], np.ndarray]  # of one frame, uint8 H W C
 MODULES = {"decord": "decord", "pyav": "av"}  # the first to ask first
 # In MPEG transport streams decord loses the first GOP and shifts the others into its place.
 TRANSPORT_STREAMS = frozenset({".ts", ".m2ts", ".mts"})
@@ -49,6 +50,7 @@ def read(
     *,
     limit: int = 0,
     decoder: Literal["auto", "decord", "pyav"] = "auto",
+    shrink: Shrink | None = None,
 ) -> np.ndarray:
     """Decode frames of a video, on one thread, as uint8 (T, H, W, C) RGB, or raise UnreadableVideo.
 
@@ -56,6 +58,8 @@ def read(
         indices: frames from 0, in any order and repeated at will; None is every frame in order.
         limit: with `indices=None`, stop after so many frames; 0 is all of them.
         decoder: one by name; `auto` is decord where it is installed and can be trusted, else PyAV.
+        shrink: makes each frame smaller as soon as it is there, so that a whole video of large
+            frames is never in memory.
     """
     if indices is not None and (len(indices) == 0 or min(indices) < 0):
         raise ValueError(f"{indices=} must be one or more frame numbers from 0")
@@ -66,8 +70,8 @@ def read(
     *others, last = _trusted(path) if decoder == "auto" else [decoder]
     for name in others:
         with suppress(UnreadableVideo):  # the last one knows better, or says why nobody can
-            return _read(path, indices, limit, name)
-    return _read(path, indices, limit, last)
+            return _read(path, indices, limit, name, shrink)
+    return _read(path, indices, limit, last, shrink)
 
 
 @cache
@@ -82,8 +86,12 @@ def _trusted(path: Path) -> list[str]:
     return [name for name in versions() if name != wrong] or ["pyav"]
 
 
-def _read(path: Path, indices: Sequence[int] | None, limit: int, name: str) -> np.ndarray:
+def _read(
+    path: Path, indices: Sequence[int] | None, limit: int, name: str, shrink: Shrink | None
+) -> np.ndarray:
     frames = _decord_frames(path) if name == "decord" else _pyav_frames(path)
+    if shrink is not None:
+        frames = (partial(_shrunk, frame, shrink) for frame in frames)
     try:
         head = (frame() for frame in islice(frames, limit or None))
         taken = list(head) if indices is None else _pick(path, frames, indices)
@@ -106,6 +114,10 @@ def _pick(path: Path, frames: Frames, indices: Sequence[int]) -> list[np.ndarray
     return [taken[index] for index in indices]
 
 
+def _shrunk(frame: Callable[[], np.ndarray], shrink: Shrink) -> np.ndarray:
+    return shrink(frame())
+
+
 def _decord_frames(path: Path) -> Frames:
     import decord
 
@@ -121,7 +133,10 @@ def _decord_frames(path: Path) -> Frames:
 
 def _pyav_frames(path: Path) -> Frames:
     import av
+    from av.video.reformatter import VideoReformatter
 
+    # One for all frames, on this thread: to set one up takes as long as to use it.
+    reformatter = VideoReformatter()
     with av.open(str(path), metadata_errors="ignore") as container:  # a title may be no UTF-8
         if not container.streams.video:
             raise UnreadableVideo(path, "no video stream")
@@ -134,12 +149,13 @@ def _pyav_frames(path: Path) -> Frames:
             size = frame.width, frame.height
             if frame.is_corrupt:
                 raise UnreadableVideo(path, f"frame {number} is corrupt")
-            yield partial(_upright, frame)
+            yield partial(_upright, frame, reformatter)
 
 
-def _upright(frame: Any) -> np.ndarray:  # Any: an av.VideoFrame, and av may be absent
+def _upright(frame: Any, reformatter: Any) -> np.ndarray:  # Any: of PyAV, which may be absent
     """Convert a frame to RGB, turned as its display matrix says: phones store frames lying."""
-    return np.rot90(frame.to_ndarray(format="rgb24"), k=round(frame.rotation / 90))
+    converted = reformatter.reformat(frame, format="rgb24", threads=1)
+    return np.rot90(converted.to_ndarray(), k=round(frame.rotation / 90))
 
 
 def _failures(name: str) -> tuple[type[Exception], ...]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from workloads import augment, clips, optim
-from workloads.clips import ClipSet, Order, seed_of
+from workloads.clips import ClipSet, Order, Request, seed_of
 from workloads.mistakes import Mistake
 from workloads.models import HostConfig
 from workloads.stage import Report, State, rank_and_world
@@ -30,6 +30,8 @@ class Settings(Protocol):
 
     @property
     def model(self) -> HostConfig: ...
+    @property
+    def clip(self) -> clips.Config: ...
     @property
     def augment(self) -> augment.Config: ...
     @property
@@ -73,15 +75,30 @@ class Trainer:
     def run(self, report: Report) -> None:
         """Train from the newest checkpoint, if there is one, to the end."""
         self.restore(report.resume())
+        self.clip_set.expect(map(self.request, range(self.done, self.settings.steps)))
         while self.done < self.settings.steps:
             self.step()
             report.step(self.done, self.settings.steps, self.metrics, self.state)
 
+    def clip_at(self, step: int) -> clips.Config:
+        """Return what all clips of a step show."""
+        return self.settings.clip
+
+    def batch(self, step: int) -> tuple[list[int], list[int]]:
+        """Return the clips of this rank's share of a step, and a seed for each."""
+        places = self.order.at(step, self.rank, self.world)
+        seeds = [seed_of(self.settings.seed, epoch, clip_id) for epoch, clip_id in places]
+        return [clip_id for _, clip_id in places], seeds
+
+    def request(self, step: int) -> Request:
+        """Return what `load` will ask for in a step: it follows from the step alone."""
+        ids, seeds = self.batch(step)
+        starts = tuple(np.random.default_rng(seed).random() for seed in seeds)
+        return Request(tuple(ids), self.clip_at(step), starts)
+
     def step(self) -> None:
         """Take the next batch."""
-        places = self.order.at(self.done, self.rank, self.world)
-        seeds = [seed_of(self.settings.seed, epoch, clip_id) for epoch, clip_id in places]
-        loss = self.loss([clip_id for _, clip_id in places], seeds)
+        loss = self.loss(*self.batch(self.done))
         loss.backward()
         lr = optim.rate(self.done, self.settings.steps, self.settings.optim)
         optim.step(self.model, self.optimizer, lr, self.settings.optim.max_norm)

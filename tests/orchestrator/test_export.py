@@ -243,7 +243,7 @@ def test_a_store_without_what_is_needed_says_how_to_get_it(
         assert lock.take()  # so MLflow, which would be made anew, is left alone
         assert "older version" in refused(capsys, *line)
         write_json(facts, known)
-        (store / known["clips"]["cache"] / "cache.json").unlink()
+        (store / known["clips"]["cache"] / "view.json").unlink()
         assert "the frames of the clips" in refused(capsys, *line)
         shutil.rmtree(Store(store).stage(records_of(store)[0].stage_keys[0]))
         assert "its stages are not in" in refused(capsys, *line)

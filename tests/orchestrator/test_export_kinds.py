@@ -33,10 +33,10 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert config is not None
     manifest = load(synthetic.write(config, folder / "videos"), trains=True)
     wanted = [
-        Entry(clip=i, name=clip.path, label=manifest.labels[i], split=clip.split)
+        Entry(clip=i, name=clip.path, label=manifest.labels[i], split=clip.split, key=f"key{i}")
         for i, clip in enumerate(manifest.clips)
     ]
-    cache.publish(folder, cache.write_shard(folder, manifest.root, wanted, SIDE), manifest.classes)
+    cache.make(folder, manifest.root, wanted, SIDE, manifest.classes)
     return folder
 
 

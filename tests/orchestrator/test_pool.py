@@ -244,14 +244,15 @@ def test_a_few_unreadable_videos_are_listed_and_left_out(
     pool: Pool, manifest: Manifest, folder: Path, tmp_path: Path
 ) -> None:
     some = spoilt(manifest.root, tmp_path / "clips", num_bad=1)
-    bad = data.fill(tmp_path / "frames", some, 32, lambda done, total: None)
+    frames = data.folder_for(tmp_path / "store", some, 32)
+    bad = data.fill(frames, some, 32, lambda done, total: None).bad
     assert [(entry.name, entry.reason) for entry in bad] == [
         ("train/up-slow/bad0.mp4", "empty file")
     ]
-    assert "bad0.mp4,train,empty file" in (tmp_path / "frames" / data.BAD_LIST).read_text()
-    said = data.complaint(tmp_path / "frames", bad, some)
+    assert "bad0.mp4,train,empty file" in (frames / data.BAD_LIST).read_text()
+    said = data.complaint(frames, bad, some)
     assert said.startswith("1 of 57 videos could not be read (1.8%, limit 2%)")
-    readable = open_clips(tmp_path / "frames")
+    readable = open_clips(frames)
     assert len(readable.splits["train"]) == 32
 
 
@@ -259,9 +260,10 @@ def test_too_many_unreadable_videos_stop_a_study(
     pool: Pool, manifest: Manifest, tmp_path: Path
 ) -> None:
     many = spoilt(manifest.root, tmp_path / "clips", num_bad=2)
+    frames = data.folder_for(tmp_path / "store", many, 32)
     for _ in range(2):  # once decoded, and once found in the cache
         with pytest.raises(data.TooManyBad, match="2 of 58 videos could not be read"):
-            data.fill(tmp_path / "frames", many, 32, lambda done, total: None)
+            data.fill(frames, many, 32, lambda done, total: None)
 
 
 # Two ranks, without Ray: what one of them alone meets, both end with.
@@ -298,7 +300,8 @@ def rank(number: int, folder: Path, num_steps: int, fills: bool) -> None:
     meeting = f"file://{folder}/meeting"
     dist.init_process_group("gloo", meeting, rank=number, world_size=2)
     sys.modules["workloads.toy"] = toy_stage(num_steps)
-    train.open_clips = lambda folder, device: None  # type: ignore[assignment,return-value]
+    nothing = ClipSet((), (), (), {}, lambda clip_id: None)  # type: ignore[arg-type,return-value]
+    train._clips = lambda *where: nothing  # type: ignore[assignment]
     if fills and number == 0:
         os.fsync = full  # type: ignore[assignment]
     runtime = train.Runtime(group=0, board=Deaf(), store=folder, threads=1, checkpoint_s=-1)

@@ -40,11 +40,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
     folder = tmp_path_factory.mktemp("data")
     manifest = datasets.load(synthetic.write(config, folder / "clips"), trains=True)
     rows = enumerate(zip(manifest.clips, manifest.labels, strict=True))
-    wanted = [cache.Entry(i, clip.path, label, clip.split) for i, (clip, label) in rows]
+    wanted = [cache.Entry(i, clip.path, label, clip.split, f"key{i}") for i, (clip, label) in rows]
     frames = folder / "frames"
-    frames.mkdir()
-    entries = cache.write_shard(frames, manifest.root, wanted, SHORT_SIDE)
-    cache.publish(frames, entries, manifest.classes)
+    cache.make(frames, manifest.root, wanted, SHORT_SIDE, manifest.classes)
     return clips.open_clips(frames), manifest.digest
 
 

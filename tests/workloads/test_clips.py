@@ -104,8 +104,8 @@ def test_clips_of_a_cache_are_those_of_the_videos(tmp_path: Path) -> None:
         write(tmp_path / name, (barcode(first + i) for i in range(10)))
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     rows = [("a.mp4", 0, "train"), ("broken.mp4", 1, "train"), ("b.mp4", 1, "val")]
-    wanted = [cache.Entry(i, *row) for i, row in enumerate(rows)]
-    cache.publish(tmp_path, cache.write_shard(tmp_path, tmp_path, wanted, 64), ("x", "y"))
+    wanted = [cache.Entry(i, *row, key=f"key{i}") for i, row in enumerate(rows)]
+    cache.make(tmp_path, tmp_path, wanted, 64, ("x", "y"))
     clip_set = clips.open_clips(tmp_path)
     assert clip_set.names == ("a.mp4", "broken.mp4", "b.mp4")
     assert clip_set.labels == (0, 1, 1)

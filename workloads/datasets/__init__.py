@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from workloads.datasets import csv, folders, splits
-from workloads.datasets.manifest import Clip, Manifest, digest_of
+from workloads.datasets.manifest import Clip, Manifest, contents_of, digest_of
 from workloads.mistakes import Mistake
 
 __all__ = ["Clip", "Manifest", "load"]
@@ -43,7 +43,8 @@ def load(data: Path, *, trains: bool, seed: int = 0, hashes: Path | None = None)
         clips = _to_judge(clips, field)
     clips = sorted(clips, key=lambda clip: clip.path)
     root = (data if data.is_dir() else data.parent).absolute()
-    return Manifest(root, tuple(clips), digest_of(root, clips, hashes), notes)
+    contents = contents_of([root / clip.path for clip in clips], hashes)
+    return Manifest(root, tuple(clips), digest_of(clips, contents), contents, notes)
 
 
 def _rows(data: Path, field: str, needs_labels: bool) -> list[Clip]:

@@ -43,6 +43,8 @@ class Manifest:
     clips: tuple[Clip, ...]
     """Sorted by path: a clip's id is its position."""
     digest: str
+    contents: tuple[Content, ...] = ()
+    """Of the clips' files, by clip id."""
     notes: tuple[str, ...] = ()
     """What a person should hear, such as that no groups were given."""
 
@@ -75,9 +77,8 @@ class Content(NamedTuple):
     sha256: str
 
 
-def digest_of(root: Path, clips: Sequence[Clip], hashes: Path | None = None) -> str:
-    """Return the sha256 of all clips with their files' contents, in any order of `clips`."""
-    contents = _contents([root / clip.path for clip in clips], hashes)
+def digest_of(clips: Sequence[Clip], contents: Sequence[Content]) -> str:
+    """Return the sha256 of all clips with their files' contents, in any order."""
     rows = [
         json.dumps([*astuple(clip), content.size, content.sha256])
         for clip, content in zip(clips, contents, strict=True)
@@ -85,7 +86,8 @@ def digest_of(root: Path, clips: Sequence[Clip], hashes: Path | None = None) -> 
     return hashlib.sha256("\n".join(sorted(rows)).encode()).hexdigest()
 
 
-def _contents(paths: Sequence[Path], hashes: Path | None) -> list[Content]:
+def contents_of(paths: Sequence[Path], hashes: Path | None = None) -> tuple[Content, ...]:
+    """Return what is known of files after they were hashed, in their order."""
     known = _recall(hashes)
     names = [os.path.abspath(path) for path in paths]
     with ThreadPoolExecutor(HASHING_THREADS) as pool:
@@ -93,7 +95,7 @@ def _contents(paths: Sequence[Path], hashes: Path | None) -> list[Content]:
     found = dict(zip(names, contents, strict=True))
     if hashes is not None and any(known.get(name) != content for name, content in found.items()):
         _remember(hashes, known | found)
-    return contents
+    return tuple(contents)
 
 
 def _content(known: dict[str, Content], name: str) -> Content:
