@@ -24,7 +24,7 @@ from orchestrator.cluster import DATA_CPUS
 from orchestrator.environment import hush
 from orchestrator.files import write_bytes
 from orchestrator.lock import Lock
-from orchestrator.room import Room, room_of
+from orchestrator.room import HEADER, Room, pin, room_of
 from search_spaces.fit import cases_of
 from search_spaces.study import Study
 from workloads import cache
@@ -107,7 +107,7 @@ def fill(
     room = room or room_of(folder.parents[2])
     entries = _wanted(manifest, short_side)
     room.need(folder, [entry.key for entry in entries])
-    with Lock(folder / "lock") as lock:
+    with Lock(folder / "lock") as lock, pin(folder):
         while not lock.take():
             time.sleep(0.5)
         if room.limit:
@@ -178,8 +178,8 @@ def _todo(entries: Sequence[Entry], room: Room) -> list[Entry]:
     gone = [one for one in readable if not cache.is_there(room.frames, one)]
     left = room.left() if gone else 0
     for one in gone:
-        left -= one.num_bytes
-        todo += [one] if left > 0 else []
+        left -= one.num_bytes + HEADER
+        todo += [one] if left >= 0 else []
     return sorted(todo, key=lambda entry: entry.clip)
 
 

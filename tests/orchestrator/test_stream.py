@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -15,18 +16,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
-import torch
 from conftest import ROOT, environment
-from safetensors.torch import load_file
 from tiny import study
 
-from orchestrator import cluster, data, stages
+from orchestrator import cluster, data
 from orchestrator.pool import Pool
 from orchestrator.room import Room
 from orchestrator.store import Store
 from orchestrator.stream import Stream
 from search_spaces.study import Stage
-from workloads import cache, clips, datasets
+from workloads import cache, clips, datasets, finetune
 from workloads.cache import Frames
 from workloads.clips import ClipSet, Meter, Order, Request, open_clips
 from workloads.datasets import Manifest, synthetic
@@ -59,13 +58,8 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return Store.open(tmp_path_factory.mktemp("store"))
-
-
-@pytest.fixture(scope="module")
-def view(store: Store, manifest: Manifest) -> Path:
-    folder = data.folder_for(store.root, manifest, SIDE)
+def view(manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = data.folder_for(tmp_path_factory.mktemp("store"), manifest, SIDE)
     filled = data.fill(folder, manifest, SIDE, silent)
     assert (filled.decoded, filled.stored) == (len(manifest.clips),) * 2
     return folder
@@ -219,33 +213,40 @@ def evaluations(train: Stage) -> list[Stage]:
     return [replace(MEASURE, config=one, inputs=(("weights", train),)) for one in configs]
 
 
-@pytest.mark.parametrize("cached", [True, False], ids=["cache", "no cache"])
 def test_twelve_trials_decode_each_clip_once_and_are_the_same_without_the_cache(
-    cached: bool, view: Path, store: Store, manifest: Manifest, tmp_path: Path
+    view: Path, manifest: Manifest, tmp_path: Path
 ) -> None:
+    """The cache was filled with one decoding a clip; see `view`."""
     train = replace(TRAIN, config=replace(TRAIN.config, steps=12))
-    many = evaluations(train)
-    mine = Store.open(tmp_path / "store")
-    pool = Pool(1, 1, cluster.shares(1, 1), tmp_path / "ray", cached=cached)
-    pool.start(mine.root)
-    pool.serve(view, manifest.digest)
-    for stage in (train, *many):
-        assert pool.launch(stage, stage.key(manifest.digest))["state"] == "done"
-    seen = pool.snapshot()
-    assert pool.stop()
-    here = Store.open(tmp_path / "here")
-    for stage in many:
-        launch = stages.in_process(open_clips(view), manifest.digest, here)
-        stages.run(stage, manifest.digest, here, launch)
-    ours, theirs = (
-        [one.find(stage.key(manifest.digest)) for stage in (train, *many)] for one in (mine, here)
-    )
-    assert [one.metrics for one in ours if one] == [one.metrics for one in theirs if one]
-    weights = [load_file(one[0].weights) for one in (ours, theirs) if one[0]]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+    plan = (train, *evaluations(train))
+    pools = {
+        cached: Pool(1, 1, cluster.shares(2, 1), tmp_path / f"ray-{cached}", cached)
+        for cached in (True, False)
+    }
+    stores = {cached: Store.open(tmp_path / f"store-{cached}") for cached in pools}
+    for cached, pool in pools.items():
+        pool.start(stores[cached].root)
+        pool.serve(view, manifest.digest)
+    for stage in plan:
+        key = stage.key(manifest.digest)
+        posted = [pool.board.post.remote(stage, key, "test") for pool in pools.values()]
+        assert [ended["state"] for ended in ray.get(posted)] == ["done", "done"]
+        ours, theirs = (store.find(key) for store in stores.values())
+        assert ours is not None
+        assert theirs is not None
+        assert ours.metrics == theirs.metrics
+        for name in json.loads((ours.folder.parent / "DONE").read_text())["hashes"]:
+            if name != "metrics.json":  # where seconds stand, too
+                assert (ours.folder / name).read_bytes() == (theirs.folder / name).read_bytes()
+    seen = {cached: pool.snapshot() for cached, pool in pools.items()}
+    assert all(pool.stop() for pool in pools.values())
+    assert isinstance(train.config, finetune.Config)
     trained, measured = 12 * train.config.batch, 12 * 2 * len(manifest.ids("val"))
-    assert seen["decoded"] == (0 if cached else trained + measured)
-    assert 0 < seen["data_wait_s"] < seen["busy_s"]
+    assert {cached: one["decoded"] for cached, one in seen.items()} == {
+        True: 0,
+        False: trained + measured,
+    }
+    assert all(0 < one["data_wait_s"] < one["busy_s"] for one in seen.values())
 
 
 # Two drivers, and kill -9.
