@@ -17,6 +17,8 @@ SETTINGS = {
     # A stray call after the end of a run must not start a cluster of its own.
     "RAY_ENABLE_AUTO_CONNECT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Decoding tasks come and go with the batches; a process that is new imports torch first.
+    "RAY_idle_worker_killing_time_threshold_ms": "60000",
     # A machine of 2 CPUs warns of more than 4 times as many processes, and two groups need them.
     "RAY_worker_maximum_startup_concurrency": str(max(os.cpu_count() or 1, 4)),
     # The ledger remembers; Tune's own folder is scrap.
