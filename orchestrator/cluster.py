@@ -36,7 +36,7 @@ class Shares:
     gpus: int
     threads: int
     """Of torch, in each rank; fewer on a node with fewer cores."""
-    ahead: int = 4
+    ahead: int = 8
     """Decoding tasks that a rank keeps in flight; more would only fill memory."""
 
 
@@ -133,6 +133,6 @@ def shares(workers: int, ranks: int) -> Shares:
         cpus=round(max(cpus, 0.01), 3),
         gpus=1 if gpus else 0,
         threads=max(int(total) // processes, 1),
-        # As many as run at once on its share of the CPUs, and as many that wait or are done.
-        ahead=max(math.ceil(2 * total / processes), 4),
+        # Twice as many as run at once on its share of the CPUs, and as many that wait or are done.
+        ahead=max(math.ceil(4 * total / processes), 4),
     )

@@ -24,7 +24,7 @@ from workloads.cache import Frames
 from workloads.clips import Config, Meter, Request, Start, Video, batch_of
 from workloads.mistakes import Mistake
 
-PART = 8  # clips of a task, at most: a task costs a millisecond or two, a clip some
+PART = 16  # clips of a task, at most: between two tasks a process waits for milliseconds
 MOST_BYTES = 512 * 2**20  # of clips that a rank has in flight
 
 

@@ -51,7 +51,7 @@ class Runtime:
     store: Path
     threads: int
     checkpoint_s: float
-    ahead: int = 4
+    ahead: int = 8
     cached: bool = True
 
 
