@@ -1,4 +1,5 @@
-"""Accuracy of predicted labels, and of videos and texts that look for each other.
+"""Accuracy of predicted labels, agreement of two models, and what videos and texts find of each
+other.
 
 Legend: B clips, K classes, Q queries, G gallery, V videos, T texts, D width.
 """
@@ -25,6 +26,19 @@ def mean_class(logits_BK: Tensor, label_B: Tensor) -> float:
     hit_B = (logits_BK.argmax(dim=1) == label_B) & ~logits_BK.isnan().any(dim=1)
     by_class = [hit_B[label_B == label].double().mean() for label in label_B.unique()]
     return float(torch.stack(by_class).mean())
+
+
+def agreement(dense_BK: Tensor, reduced_BK: Tensor) -> float:
+    """Return the share of clips to which two models give the same label."""
+    same_B = dense_BK.argmax(dim=1) == reduced_BK.argmax(dim=1)
+    is_answer_B = ~(dense_BK.isnan() | reduced_BK.isnan()).any(dim=1)
+    return float((same_B & is_answer_B).double().mean())
+
+
+def divergence(dense_BK: Tensor, reduced_BK: Tensor) -> float:
+    """Return KL(dense || reduced) of the labels' probabilities, nats, mean over the clips."""
+    dense_BK, reduced_BK = (x.double().log_softmax(dim=1) for x in (dense_BK, reduced_BK))
+    return float((dense_BK.exp() * (dense_BK - reduced_BK)).sum(dim=1).mean())
 
 
 def recall(score_QG: Tensor, is_right_QG: Tensor, k: int = 1) -> float:
