@@ -193,7 +193,7 @@ def columns_of(tables: Sequence[pa.Table]) -> Columns:
     table = pa.concat_tables(tables).sort_by("clip")
     return {
         "clip": np.array(table["clip"].to_pylist()),
-        "label": np.array(table["label"]),
+        "label": table["label"].to_numpy().copy(),
         "logits": np.stack(table["logits"].to_numpy()),
         "tokens": table["tokens"].to_numpy(),
         "macs": np.stack(table["macs"].to_numpy()),
