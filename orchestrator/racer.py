@@ -14,10 +14,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+import torch
 from ray.tune.search import Searcher
+from torch import Tensor
 
 from orchestrator import race
 from orchestrator.ledger import Ledger, Record
@@ -29,19 +31,11 @@ from orchestrator.store import Done
 from orchestrator.tables import Tables, evaluations
 from search_spaces.objectives import AGREEMENT
 from search_spaces.study import Stage
-from workloads import evaluate
+from workloads import evaluate, metrics
 from workloads.evaluate import Columns
 
 Told = Callable[[int, int, int], None]
 """Hears which rung begins, of how many, and how many trials are in the race."""
-
-
-class Part(NamedTuple):
-    """What a stretch showed: of each clip the answer (-2 where it is none), the label, the cost."""
-
-    answer_C: np.ndarray
-    label_C: np.ndarray
-    macs_C: np.ndarray
 
 
 @dataclass
@@ -49,7 +43,7 @@ class Lap:
     """What a trial has done so far, by stretch."""
 
     outcomes: dict[int, Outcome] = field(default_factory=dict)
-    parts: dict[int, Part] = field(default_factory=dict)
+    parts: dict[int, Entrant] = field(default_factory=dict)
 
 
 class Racer(Asker):
@@ -71,6 +65,7 @@ class Racer(Asker):
         self.stretches = list(pairwise(ends))
         self.told = told
         self.laps: dict[int, Lap] = {}
+        self.answers: dict[int, Tensor] = {}  # of the dense model, by stretch
         self.jobs: deque[tuple[int, int]] = deque()
         self.rung = -1  # none: the dense model runs alone
         self.begun = False
@@ -118,8 +113,8 @@ class Racer(Asker):
         while len(self.memory) < self.trials:
             self.memory.ask()
         self.laps = {number: Lap() for number in range(len(self.memory))}
-        for number in self.ended:
-            self._remember(self.ledger.trials()[number])
+        if DENSE in self.ended:
+            self._remember(self.ledger.trials()[DENSE])
         self._post([(DENSE, rung) for rung in range(len(self.stretches))])
 
     def _remember(self, record: Record) -> None:
@@ -129,7 +124,7 @@ class Racer(Asker):
             if columns is None:
                 return
             parts = self.laps[record.trial].parts
-            parts[len(parts)] = _part(columns)
+            parts[len(parts)] = self._part(columns, len(parts))
 
     @property
     def _tables(self) -> Tables:
@@ -194,7 +189,7 @@ class Racer(Asker):
             self._fail(number, self._plans(number)[-1], "the table of its clips is gone")
             return
         lap = self.laps[number]
-        lap.outcomes[rung], lap.parts[rung] = outcome, _part(columns)
+        lap.outcomes[rung], lap.parts[rung] = outcome, self._part(columns, rung)
         if len(lap.parts) == len(self.stretches):
             self._finish(number, "")
 
@@ -225,6 +220,9 @@ class Racer(Asker):
             return False
         if self.rung >= 0:
             self._stop_some()
+        else:
+            for number in sorted(self.ended - {DENSE}):
+                self._remember(self.ledger.trials()[number])
         self.rung += 1
         running = [number for number in self.laps if number not in self.ended]
         if running:
@@ -238,25 +236,24 @@ class Racer(Asker):
         if len(dense) < len(self.stretches):  # it failed, and with it every comparison
             return
         seen = {number: self._entrant(number) for number, lap in self.laps.items() if lap.parts}
-        total = sum(len(part.answer_C) for part in dense.values())
         may_stop = {number for number in seen if number not in self.ended}
         stay = {n for n in seen if n == DENSE or len(self.laps[n].parts) > self.rung + 1}
-        for number, by in race.stopped(seen, may_stop, stay, total).items():
-            clips = len(seen[number].hit_C)
-            self._finish(number, f"stopped after {clips} of {total} clips: trial {by} will do")
+        for number, by in race.stopped(seen, may_stop, stay, seen[DENSE]).items():
+            clips = f"{len(seen[number].hit_C)} of {len(seen[DENSE].hit_C)} clips"
+            self._finish(number, f"stopped after {clips}: trial {by} will do")
 
     def _entrant(self, number: int) -> Entrant:
         """Return what a trial has shown up to this rung; the dense model all."""
-        parts, dense = self.laps[number].parts, self.laps[DENSE].parts
-        rungs = [rung for rung in sorted(parts) if number == DENSE or rung <= self.rung]
-        by_dense = AGREEMENT in self.study.objectives
-        right = [dense[r].answer_C if by_dense else parts[r].label_C for r in rungs]
-        hits = [parts[r].answer_C == one for r, one in zip(rungs, right, strict=True)]
-        hits = [hit & (parts[r].answer_C >= 0) for r, hit in zip(rungs, hits, strict=True)]
-        return Entrant(np.concatenate(hits), np.concatenate([parts[r].macs_C for r in rungs]))
+        parts = sorted(self.laps[number].parts.items())
+        shown = [part for rung, part in parts if number == DENSE or rung <= self.rung]
+        return Entrant(*(np.concatenate(columns) for columns in zip(*shown, strict=True)))
 
-
-def _part(columns: Columns) -> Part:
-    is_answer = ~np.isnan(columns["logits"]).any(axis=1)
-    answer_C = np.where(is_answer, columns["logits"].argmax(axis=1), -2)
-    return Part(answer_C, columns["label"], columns["macs"].sum(axis=1))
+    def _part(self, columns: Columns, rung: int) -> Entrant:
+        """Return what a stretch has shown: beside labels, or beside the dense model's answers."""
+        logits_BK = torch.from_numpy(columns["logits"])
+        right_B = torch.from_numpy(columns["label"])
+        if AGREEMENT in self.study.objectives:
+            right_B = self.answers.setdefault(rung, logits_BK.argmax(dim=1))  # dense comes first
+        hit_B = (logits_BK.argmax(dim=1) == right_B) & ~logits_BK.isnan().any(dim=1)
+        margin_B = metrics.margin(logits_BK, right_B)
+        return Entrant(hit_B.numpy(), margin_B.numpy(), columns["macs"].sum(axis=1))

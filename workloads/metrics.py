@@ -21,6 +21,14 @@ def top_k(logits_BK: Tensor, label_B: Tensor, k: int = 1) -> float:
     return float((hit_B & ~logits_BK.isnan().any(dim=1)).double().mean())  # NaN is no answer
 
 
+def margin(logits_BK: Tensor, label_B: Tensor) -> Tensor:
+    """Return how far the label's logit lies above the highest other one, (B,); -inf for NaN."""
+    own_B1 = logits_BK.gather(1, label_B[:, None])
+    others_BK = logits_BK.scatter(1, label_B[:, None], -torch.inf)
+    margin_B = own_B1[:, 0] - others_BK.max(dim=1).values
+    return torch.where(logits_BK.isnan().any(dim=1), -torch.inf, margin_B)
+
+
 def mean_class(logits_BK: Tensor, label_B: Tensor) -> float:
     """Return top-1 of each class that occurs, averaged over these classes."""
     hit_B = (logits_BK.argmax(dim=1) == label_B) & ~logits_BK.isnan().any(dim=1)
