@@ -246,7 +246,11 @@ def _footer(summary: dict[str, Any]) -> str:
         "" if store == Path("paretoken-store").resolve() else f" --store {shlex.quote(str(store))}"
     )
     others = "" if name == "rlt_tau" else "paretoken run rlt_tau --data YOUR_VIDEOS | "
+    raced = summary["trials"]["pruned"]
+    total = sum(summary["trials"].values())
+    cost = f"cost     {total} configurations for {summary['passes']:.1f} dense passes\n"
     return (
+        f"{cost if raced else ''}"
         f"figure   {store / 'latest' / name / 'front.html'}\n"
         f"compare  mlflow ui --backend-store-uri {uri}\n"
         f"next     paretoken front {name} --at knee{here} | {others}paretoken studies"

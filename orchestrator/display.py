@@ -38,6 +38,7 @@ class Display:
         self.phase: tuple[str, int, int] | None = None
         self.trials = (0, 0, 0)
         self.best = ""
+        self.race = ""
         self.ends: deque[float] = deque(maxlen=PACE)
         self.snapshot: Snapshot = lambda: None
         self._last: dict[str, Any] | None = None
@@ -63,12 +64,19 @@ class Display:
         self.trials, self.best = (done, total, failed), best
         self.ends.append(time.monotonic())
         values = "  ".join(f"{name} {value:.4g}" for name, value in record.values.items())
+        values += f"   {record.reason}" if record.state == "pruned" else ""
         ended = values or f"failed: {record.reason.splitlines()[0] if record.reason else '?'}"
         what = method(record.params)
         if not self.is_live:
             self.line(f"trial   {record.trial:>4} ({done}/{total})  {what:<40} {ended}   {best}")
         elif record.state == "failed":
             self.line(f"trial {record.trial} {ended}")
+
+    def racing(self, rung: int, rungs: int, running: int) -> None:
+        """Say that a rung of a race begins, and how many trials are still in it."""
+        self.race = f"rung {rung} of {rungs}, {running} in the race"
+        if not self.is_live:
+            self.line(f"race    {self.race}")
 
     def control(self, record: Record) -> None:
         """Say what came of a control."""
@@ -110,7 +118,10 @@ class Display:
         done, total, failed = self.trials
         if total:
             left = self._left(total - done)
-            lines.append(f"search  {done}/{total} trials   {failed} failed   {self.best}   {left}")
+            shown = f"{done}/{total} trials   {failed} failed   {self.best}   {left}"
+            lines.append(f"search  {shown}")
+        if self.race and done < total:
+            lines.append(f"race    {self.race}")
         lines.append(f"time    {duration(time.monotonic() - self.begun)}")
         return Text("\n".join(line[: self.console.width] for line in lines))
 

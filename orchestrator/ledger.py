@@ -29,16 +29,16 @@ class Record:
     role: Role
     params: dict[str, Any]  # Any: knobs are numbers, names or flags
     values: dict[str, float]
-    """By objective; empty unless complete."""
+    """By objective; of a pruned trial those of the clips that it was shown; empty if failed."""
     state: Literal["complete", "failed", "pruned"]
     stage_keys: list[str]
-    """In order of execution; another code or data, other keys."""
+    """In order of execution, several evaluations in a race; another code or data, other keys."""
     metrics: dict[str, float] = field(default_factory=dict)
     """All that the evaluation measured."""
     stages: list[dict[str, Any]] = field(default_factory=list)
     """What each stage took: key, kind, seconds, device."""
     reason: str = ""
-    """Why it failed: the last lines."""
+    """Why it failed: the last lines; or why it was stopped."""
     asked: dict[str, Any] = field(default_factory=dict)
     """The sampler's own parameters, from which its journal can be made again."""
 

@@ -28,6 +28,11 @@ from search_spaces.study import Study
 log = logging.getLogger(__name__)
 
 DENSE = 0  # the number of the trial that chooses nothing
+STATES = {
+    "complete": TrialState.COMPLETE,
+    "failed": TrialState.FAIL,
+    "pruned": TrialState.PRUNED,
+}
 _DIRECTION = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
 
 
@@ -76,7 +81,7 @@ class Memory:
     def tell(self, record: Record) -> None:
         """Hear how a trial ended; one with a value that is no number counts as failed."""
         values = [record.values[o.name] for o in self.study.objectives] if record.values else None
-        state = TrialState.COMPLETE if record.state == "complete" else TrialState.FAIL
+        state = STATES[record.state]
         for side in (self.journal, self.mirror):
             if not side.trials[record.trial].state.is_finished():
                 side.tell(record.trial, values if state == TrialState.COMPLETE else None, state)

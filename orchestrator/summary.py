@@ -84,6 +84,7 @@ def summarise(folder: Path, ledger: Ledger, call: dict[str, Any] | None = None) 
         "split": {"clips": facts["val_clips"]},
         "hypervolume": _hypervolume(on_front, objectives, facts["chance"], dense),
         "trials": {s: _count(trials, s) for s in ("complete", "failed", "pruned")},
+        "passes": _passes(trials, dense),
         "call": NO_CALL | (call or {}),
         "study_s": _stage_seconds(ledger.records),
         "dense": None if dense is None else _entry(dense, "trial", "params", "values"),
@@ -156,6 +157,18 @@ def _hypervolume(
     gain, cost = front.gain_and_cost(objectives)
     pairs = [(record.values[gain.name], record.values[cost.name]) for record in on_front]
     return front.hypervolume(pairs, (chance, dense.values[cost.name]))
+
+
+def _passes(trials: Sequence[Record], dense: Record | None) -> float:
+    """Return the MACs of all trials' evaluations over those of one dense pass over the clips."""
+    if dense is None:
+        return 0.0
+    return sum(map(_macs, trials)) / _macs(dense)
+
+
+def _macs(record: Record) -> float:
+    """Return the 1e9 MACs of a trial's evaluation, one view of each clip; 0 if it failed."""
+    return record.metrics.get("cost/gmacs", 0.0) * record.metrics.get("val/clips", 1.0)
 
 
 def _stage_seconds(records: Sequence[Record]) -> float:

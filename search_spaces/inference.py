@@ -59,6 +59,7 @@ def study(source: load.Config | None = None) -> Study:
         controls=("drop",),
         sampler="even",
         trials=200,
+        rungs=(1 / 16, 1 / 8, 1 / 4, 1 / 2),
     )
 
 

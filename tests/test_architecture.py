@@ -27,7 +27,7 @@ LAYERS = (
     "workloads.reducers.* workloads.vit workloads.clips workloads.decoder workloads.datasets.*",
     "workloads.models workloads.losses",
     "workloads.models.* workloads.cost workloads.datasets workloads.composition workloads.mae "
-    "workloads.branches workloads.sampling workloads.load",
+    "workloads.branches workloads.sampling workloads.load workloads.shelf",
     "workloads.layouts workloads.training",
     "workloads.folder",
     "workloads.finetune workloads.evaluate workloads.pretrain workloads.pretrained",
@@ -44,17 +44,18 @@ LAYERS = (
     "orchestrator orchestrator.environment orchestrator.credentials orchestrator.files "
     "orchestrator.failures orchestrator.interrupts "
     "orchestrator.lock orchestrator.ledger orchestrator.words",
-    "orchestrator.front orchestrator.samplers orchestrator.store orchestrator.cluster "
-    "orchestrator.chart orchestrator.display orchestrator.tracking orchestrator.checks",
+    "orchestrator.race orchestrator.front orchestrator.samplers orchestrator.store "
+    "orchestrator.cluster orchestrator.chart orchestrator.display orchestrator.tracking "
+    "orchestrator.checks",
     "orchestrator.board orchestrator.data orchestrator.train orchestrator.memory "
     "orchestrator.figure orchestrator.page orchestrator.machine orchestrator.parcel "
     "orchestrator.served orchestrator.predict orchestrator.registry",
     "orchestrator.stages orchestrator.pool orchestrator.summary orchestrator.report "
     "orchestrator.checkpoint orchestrator.doctor orchestrator.jobs",
-    "orchestrator.trial orchestrator.crew orchestrator.submit orchestrator.publish "
-    "orchestrator.card",
+    "orchestrator.tables orchestrator.trial orchestrator.crew orchestrator.submit "
+    "orchestrator.publish orchestrator.card",
     "orchestrator.search orchestrator.export",
-    "orchestrator.controls",
+    "orchestrator.controls orchestrator.racer",
     "orchestrator.run",
     "orchestrator.__main__",
 )

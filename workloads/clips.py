@@ -226,13 +226,21 @@ class ClipSet:
 
     def load(self, ids: Sequence[int], config: Config, starts: Sequence[Start]) -> Tensor:
         """Return clips as uint8 (B, C, T, H, W) on the device; `starts` as in `frame_indices`."""
+        return self.send(self.prepare(ids, config, starts))
+
+    def prepare(self, ids: Sequence[int], config: Config, starts: Sequence[Start]) -> np.ndarray:
+        """Return clips as uint8 (B, T, H, W, C) in memory; see `load`."""
         clips = []
         for clip_id, start in zip(ids, starts, strict=True):
             frames_THWC = self.frames_of(clip_id)
             chosen = frame_indices(len(frames_THWC), config, start)
             clips.append(fit(frames_THWC[chosen], config))
-        batch_BTHWC = torch.from_numpy(np.stack(clips)).to(self.device, non_blocking=True)
-        return batch_BTHWC.permute(0, 4, 1, 2, 3)
+        return np.stack(clips)
+
+    def send(self, batch_BTHWC: np.ndarray) -> Tensor:
+        """Return what `prepare` gave as a model takes it: (B, C, T, H, W), on the device."""
+        batch = torch.from_numpy(batch_BTHWC).to(self.device, non_blocking=True)
+        return batch.permute(0, 4, 1, 2, 3)
 
     def labels_of(self, ids: Sequence[int]) -> Tensor:
         """Return the classes of some clips, (B,), on the device."""
