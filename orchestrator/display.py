@@ -85,6 +85,15 @@ class Display:
             what = f"{record.params['control']} of {record.trial}"
             self.line(f"control {what:<10} {method(record.params):<40} {values}")
 
+    def confirmed(self, record: Record, done: int, total: int) -> None:
+        """Say what came of a point under one more seed."""
+        self.phase = ("confirm", done, total) if done < total else None
+        if not self.is_live:
+            values = "  ".join(f"{name} {value:.4g}" for name, value in record.values.items())
+            what = f"{record.trial:>4} seed {record.params['seed']} ({done}/{total})"
+            ended = values or f"failed: {record.reason.splitlines()[0] if record.reason else '?'}"
+            self.line(f"confirm {what}  {method(_searched(record)):<40} {ended}")
+
     def __enter__(self) -> Display:
         if self.is_live:
             self._live = Live(
@@ -140,6 +149,11 @@ class Display:
         loss = running["metrics"].get("train/loss")
         shown = f"loss {loss:.2f}" if loss is not None else ""
         return f"{running['kind']:<9} {bar(done, total)}   {done}/{total}   {shown}   {left}"
+
+
+def _searched(record: Record) -> dict[str, Any]:
+    """Return what a point is, without the seed of its confirmation."""
+    return {name: value for name, value in record.params.items() if name != "seed"}
 
 
 def bar(done: int, total: int) -> str:

@@ -22,10 +22,10 @@ Role = Literal["trial", "control", "confirm"]
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """A finished trial, or a control of one."""
+    """A finished trial, a control of one, or one seed of its confirmation."""
 
     trial: int
-    """Its number; of a control, the number of the trial that it belongs to."""
+    """Its number; of what is no trial, the number of the one that it belongs to."""
     role: Role
     params: dict[str, Any]  # Any: knobs are numbers, names or flags
     values: dict[str, float]
@@ -70,6 +70,10 @@ class Ledger:
     def controls(self) -> list[Record]:
         """Return the controls."""
         return [record for record in self.records if record.role == "control"]
+
+    def confirmations(self) -> list[Record]:
+        """Return the confirmations, a record a point and seed."""
+        return [record for record in self.records if record.role == "confirm"]
 
 
 def _lines(path: Path) -> tuple[bytes, bytes]:

@@ -88,9 +88,7 @@ class Memory:
 
     def chosen(self, number: int) -> dict[str, Any]:
         """Return what a trial chose, by path; {} for the dense one."""
-        if number == DENSE:
-            return {}
-        return self.study.space.suggest(FixedTrial(self.asked(number)))
+        return choice_of(self.study, number, self.asked(number))
 
     def asked(self, number: int) -> dict[str, Any]:
         """Return the sampler's own parameters of a trial."""
@@ -132,6 +130,11 @@ class Memory:
         return create_trial(
             state=TrialState.RUNNING, params=record.asked, distributions=asked.distributions
         )
+
+
+def choice_of(study: Study, number: int, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a trial of a study chose, by path, from the sampler's own parameters of it."""
+    return {} if number == DENSE else study.space.suggest(FixedTrial(dict(asked)))
 
 
 def _running(trial: FrozenTrial) -> FrozenTrial:

@@ -55,22 +55,32 @@ def run(options: Options, display: Display) -> Summary:
         data.TooManyBad, search.Halted: the study cannot go on; nothing is lost.
     """
     begun = time.monotonic()
-    study = _study(options)
-    study.check()
-    samplers.load(study.sampler)
-    if study.rungs:
-        samplers.refuse_rungs(study.sampler)
-    _check_ranks(study, options.ranks)
+    study = study_of(options)
     store = Store.open(options.store)
     with Crew(store, display, options.address, options.workers, options.ranks) as crew:
-        manifest = _manifest(study, options, store, crew, display)
-        study = _labelled(study, manifest)
+        manifest = manifest_of(study, options, store, crew, display)
+        study = labelled(study, manifest)
         if told := _told_of_head(study, manifest):
             display.line(told)
         with _Run(study, manifest, store, crew, options, display) as one:
             one.search()
             one.control()
             return one.finish(begun)
+
+
+def study_of(options: Options) -> Study:
+    """Return the study that is asked for, checked before anything starts.
+
+    Raises:
+        Mistake: there is none, it cannot be run, lacks a model, or not with so many ranks.
+    """
+    study = _study(options)
+    study.check()
+    samplers.load(study.sampler)
+    if study.rungs:
+        samplers.refuse_rungs(study.sampler)
+    _check_ranks(study, options.ranks)
+    return study
 
 
 def _study(options: Options) -> Study:
@@ -99,9 +109,14 @@ def _check_ranks(study: Study, ranks: int) -> None:
             )
 
 
-def _manifest(
+def manifest_of(
     study: Study, options: Options, store: Store, crew: Crew, display: Display
 ) -> Manifest:
+    """Return the clips that a study is run on, and say which they are.
+
+    Raises:
+        Mistake: there are none, or not as the study needs them.
+    """
     folder = options.data
     if folder is None:
         if study.data is None:
@@ -118,7 +133,7 @@ def _manifest(
     return manifest
 
 
-def _labelled(study: Study, manifest: Manifest) -> Study:
+def labelled(study: Study, manifest: Manifest) -> Study:
     """Return a study as the labels of the clips allow it.
 
     Raises:

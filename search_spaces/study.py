@@ -61,19 +61,20 @@ class Study:
     """Shares of the val clips at which a trial may be stopped, such as (1 / 16, 1 / 4); () = each
     is evaluated in full. For studies in which evaluation alone varies."""
     seed: int = 0
+    confirm_seeds: int = 3
+    """Further seeds on which a confirmation runs each point of the front."""
     data: synthetic.Config | None = None
     """Clips to make where none are given."""
 
     def key(self, manifest_digest: str) -> str:
         """Return the name of this study on these clips; its wording and length do not matter."""
-        aside = ("name", "question", "trials", "data")
+        aside = ("name", "question", "trials", "confirm_seeds", "data")
         fields = [f.name for f in dataclasses.fields(self) if f.name not in aside]
         whole = key_of([{name: getattr(self, name) for name in fields}, manifest_digest])
         return whole[:16]  # a folder name that people see
 
     def __post_init__(self) -> None:
-        if self.trials < 1:
-            raise Mistake(f"trials={self.trials} must be 1 or more", "dense alone is one trial")
+        _refuse_counts(self)
         if not re.fullmatch(r"\w[\w.-]*", self.name):
             raise Mistake(f"study: name={self.name!r} is no plain word", "it names a folder")
         for field in dataclasses.fields(self):
@@ -188,6 +189,14 @@ class Study:
             small[stage] = replace(_shrink(stage, frames), inputs=inputs)
         stages = tuple(small.values())
         return replace(self, stages=stages, trials=2, data=data)
+
+
+def _refuse_counts(study: Study) -> None:
+    if study.trials < 1:
+        raise Mistake(f"trials={study.trials} must be 1 or more", "dense alone is one trial")
+    if study.confirm_seeds < 1:
+        what = f"confirm_seeds={study.confirm_seeds} must be 1 or more"
+        raise Mistake(what, "3 tell how much a training varies")
 
 
 def _mutable(value: Any, place: str) -> Iterator[str]:  # Any: whatever stands in a study

@@ -31,7 +31,7 @@ LAYERS = (
     "workloads.layouts workloads.training",
     "workloads.folder",
     "workloads.finetune workloads.evaluate workloads.pretrain workloads.pretrained",
-    "workloads.predict",
+    "workloads.predict workloads.timing",
     # what may vary
     "search_spaces.objectives search_spaces.fit",
     "search_spaces.space search_spaces.equal",
@@ -46,17 +46,18 @@ LAYERS = (
     "orchestrator.lock orchestrator.ledger orchestrator.words",
     "orchestrator.race orchestrator.front orchestrator.samplers orchestrator.store "
     "orchestrator.cluster orchestrator.chart orchestrator.display orchestrator.tracking "
-    "orchestrator.checks",
+    "orchestrator.checks orchestrator.intervals",
     "orchestrator.board orchestrator.data orchestrator.train orchestrator.memory "
     "orchestrator.figure orchestrator.page orchestrator.machine orchestrator.parcel "
     "orchestrator.served orchestrator.predict orchestrator.registry",
     "orchestrator.stages orchestrator.pool orchestrator.summary orchestrator.report "
     "orchestrator.checkpoint orchestrator.doctor orchestrator.jobs",
     "orchestrator.tables orchestrator.trial orchestrator.crew orchestrator.submit "
-    "orchestrator.publish orchestrator.card",
-    "orchestrator.search orchestrator.export",
-    "orchestrator.controls orchestrator.racer",
+    "orchestrator.publish orchestrator.card orchestrator.confirmed",
+    "orchestrator.search orchestrator.export orchestrator.verdict",
+    "orchestrator.controls orchestrator.racer orchestrator.confirmation",
     "orchestrator.run",
+    "orchestrator.confirm",
     "orchestrator.__main__",
 )
 
