@@ -36,6 +36,7 @@ from workloads.reducers import drop, rlt
 
 Run = tuple[Path, Ended]
 SEEDS = (1000, 2000)
+DEADLINE_S = 240
 
 
 def finished(store: Path) -> dict[str, str]:
@@ -59,7 +60,7 @@ def kill_after(store: Path, num_stages: int) -> None:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    end = time.monotonic() + 120
+    end = time.monotonic() + DEADLINE_S
     try:
         while len(finished(store)) < before + num_stages:
             assert driver.poll() is None, "it ended before the moment came"
