@@ -14,6 +14,7 @@ import logging
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from orchestrator import failures, interrupts
 from orchestrator.environment import prepare
 from workloads.mistakes import Mistake
 
-NOT_YET = ("confirm", "ingest", "advise")
+NOT_YET = ("confirm", "advise")
 
 Answer = tuple[int, dict[str, Any]]
 """Exit code and the JSON object of `--json`."""
@@ -58,6 +59,9 @@ def parser() -> Parser:
     videos = "files, folders of them, or lists (.txt, .csv)"
     predict.add_argument("videos", type=_path, nargs="+", metavar="VIDEO", help=videos)
     predict.add_argument("--batch", type=_count, default=8, metavar="N", help="videos at once")
+    ingest = verbs.add_parser("ingest", help="check and normalise videos, write their manifest")
+    ingest.add_argument("src", type=_path, metavar="SRC", help="class folders, videos, or a CSV")
+    _add_ingest(ingest)
     submit = verbs.add_parser("submit", help="run a study on a Ray cluster, as a job")
     submit.add_argument("study", nargs="?", metavar="STUDY")
     _add_selection(submit)
@@ -91,6 +95,21 @@ def _add_store(verb: argparse.ArgumentParser, note: str = "default: ./paretoken-
     verb.add_argument("--tracking-uri", metavar="URI", help="MLflow (default: in the store)")
 
 
+def _add_ingest(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--out", required=True, type=_path, metavar="DIR", help="a folder for it")
+    short = "cap on the short side of rewritten videos, pixels (default: as it is)"
+    verb.add_argument("--short-side", type=_count, default=0, metavar="N", help=short)
+    crf = "of rewritten videos: 0 lossless to 51 (default: 18)"
+    verb.add_argument("--quality", type=_quality, default=18, metavar="CRF", help=crf)
+    pixels = "most pixels of a frame (default: 4096 x 4096)"
+    verb.add_argument("--max-pixels", type=_count, default=4096**2, metavar="N", help=pixels)
+    bad = "share of bad videos beyond which the exit code is 1 (default: 0.02)"
+    verb.add_argument("--max-bad", type=_share, default=0.02, metavar="SHARE", help=bad)
+    still = "seconds without a sign of life of a decoder (default: 60)"
+    verb.add_argument("--patience", type=_count, default=60, metavar="S", help=still)
+    verb.add_argument("--address", metavar="ADDR", help="Ray cluster (default: start one here)")
+
+
 def _path(text: str) -> Path:
     if not text.strip():  # a variable of the shell that is not set; it would mean this folder
         raise argparse.ArgumentTypeError(f"{text!r} is no path")
@@ -101,6 +120,22 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, 1 or more")
     return int(text)
+
+
+def _quality(text: str) -> int:
+    if not text.isdecimal() or int(text) > 51:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 0 to 51")
+    return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a share from 0 to 1")
+    return share
 
 
 def run(args: argparse.Namespace) -> Answer:
@@ -173,6 +208,20 @@ def predict(args: argparse.Namespace) -> Answer:
     return labeller.predict(args.folder, args.videos, args.batch, args.json, tell)
 
 
+def ingest(args: argparse.Namespace) -> Answer:
+    """Check, normalise and count videos, and write their manifest."""
+    from orchestrator import ingest as intake
+    from orchestrator.display import Display
+
+    begun = time.monotonic()
+    options = intake.of(args)
+    with Display() as display:
+        made, found = intake.ingest(options, display)
+    seconds = time.monotonic() - begun
+    _print(args, *intake.told(options, made, found, seconds))
+    return intake.answer(options, made, seconds)
+
+
 def studies(args: argparse.Namespace) -> Answer:
     """List the studies with their question."""
     import search_spaces
@@ -201,7 +250,7 @@ def not_yet(args: argparse.Namespace) -> Answer:
     """Say that a command does not exist yet."""
     raise Mistake(
         f"`{args.command}` is not there yet",
-        "run, front, export, predict, studies, submit, doctor are",
+        "run, front, export, predict, ingest, studies, submit, doctor are",
     )
 
 
@@ -210,6 +259,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], Answer]] = {
     "front": front,
     "export": export,
     "predict": predict,
+    "ingest": ingest,
     "studies": studies,
     "submit": submit,
     "doctor": doctor,

@@ -1,6 +1,7 @@
 """A table of videos: `path,label[,split[,group]]` with a header, as UTF-8 CSV.
 
-Paths are relative to the CSV, further columns are ignored, an empty cell is "not given".
+Paths are relative to the CSV, further columns are ignored, an empty cell is "not given". What
+`paretoken ingest` writes also has a column `decoder`, heeded where it names one.
 """
 
 from __future__ import annotations
@@ -12,44 +13,58 @@ from pathlib import Path
 
 from workloads.datasets.manifest import Clip
 from workloads.mistakes import Mistake
+from workloads.readers import Decoder
 
 Row = tuple[int, Clip]  # with its line in the file, for messages
 
 
 def rows(path: Path, field: str) -> list[Clip]:
     """Return a clip for every row of a CSV; `field` names the file in a Mistake."""
-    try:
-        numbered = _parse(path, field)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise Mistake(f"{field}: not a UTF-8 CSV ({error})", "save it as UTF-8 CSV") from error
-    _check_twice(numbered, field)
+    numbered = _parsed(path, field, ("path", "label"))
     _check_missing(numbered, path, field)
     return [clip for _, clip in numbered]
 
 
-def _parse(path: Path, field: str) -> list[Row]:
+def listed(path: Path, field: str) -> list[Clip]:
+    """Return a clip for every row, whether there are labels and files or not."""
+    return [clip for _, clip in _parsed(path, field, ("path",))]
+
+
+def _parsed(path: Path, field: str, needed: Sequence[str]) -> list[Row]:
+    try:
+        numbered = _parse(path, field, needed)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise Mistake(f"{field}: not a UTF-8 CSV ({error})", "save it as UTF-8 CSV") from error
+    _check_twice(numbered, field)
+    return numbered
+
+
+def _parse(path: Path, field: str, needed: Sequence[str]) -> list[Row]:
     with path.open(encoding="utf-8-sig", newline="") as file:  # -sig: spreadsheets write a BOM
         table = csv.DictReader(file, restval="")
         columns = [name.strip() for name in table.fieldnames or ()]
-        for needed in ("path", "label"):
-            if needed not in columns:
+        for name in needed:
+            if name not in columns:
                 found = ", ".join(columns) or "none"
                 raise Mistake(
-                    f'{field}: no column "{needed}" (columns found: {found})',
+                    f'{field}: no column "{name}" (columns found: {found})',
                     "the first line must name the columns: path,label[,split[,group]]",
                 )
         table.fieldnames = columns
-        return [(table.line_num, _clip(row, table.line_num, path, field)) for row in table]
+        return [(table.line_num, _clip(row, table.line_num, path, field, needed)) for row in table]
 
 
-def _clip(row: dict[str, str], line: int, path: Path, field: str) -> Clip:
-    cells = {name: row.get(name, "").strip() for name in ("path", "label", "split", "group")}
-    for name in ("path", "label"):
+def _clip(row: dict[str, str], line: int, path: Path, field: str, needed: Sequence[str]) -> Clip:
+    names = ("path", "label", "split", "group", "decoder")
+    cells = {name: row.get(name, "").strip() for name in names}
+    for name in needed:
         if not cells[name]:
             raise Mistake(f"{field}: row {line} has no {name}", "fill it in, or remove the row")
     # One spelling a file, so that ./a.mp4 and a.mp4 are found to be the same.
     relative = os.path.relpath(path.parent / cells["path"], path.parent)
-    return Clip(Path(relative).as_posix(), cells["label"], cells["split"], cells["group"])
+    # A person's own column of that name means nothing here; `auto` asks decord first.
+    decoder: Decoder = "pyav" if cells["decoder"] == "pyav" else "auto"
+    return Clip(Path(relative).as_posix(), cells["label"], cells["split"], cells["group"], decoder)
 
 
 def _check_twice(numbered: Sequence[Row], field: str) -> None:

@@ -1,0 +1,139 @@
+"""What there is to ingest: the videos below a folder or in a CSV, each with a name of its own.
+
+The names are those of the data set that is made: relative, UTF-8, without what a table or a shell
+trips over, no two the same. A video that is rewritten becomes an .mp4, under its whole old name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from workloads.datasets import Clip, csv, folders, splits
+from workloads.mistakes import Mistake
+
+LONGEST_NAME = 200  # bytes, of the 255 that file systems take
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A video that somebody has."""
+
+    file: str
+    """Absolute path; bytes that are no UTF-8 as Python escapes them."""
+    clip: Clip
+    """Its label, split and group as given; its path relative to where they were given."""
+    link: str
+    """Its name in the data set as it is."""
+    copy: str
+    """Its name there once rewritten."""
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """All that was found."""
+
+    sources: tuple[Source, ...]
+    closed: tuple[tuple[str, str], ...] = ()
+    """Folders that were not entered, with the reason."""
+    others: Counter[str] | None = None
+    """How many files do not end like a video, by ending."""
+
+
+def listing(src: Path) -> Listing:
+    """List the videos of a folder or a CSV.
+
+    Raises:
+        Mistake: it is neither, or its labels, splits or groups make no sense.
+    """
+    field = f"SRC {src}"
+    if src.is_dir():
+        found = folders.walk(src)
+        clips = _of_folder(found.videos, field)
+        endings = Counter(other.suffix.lower() or other.name for other in found.others)
+        closed = tuple((safe(path), reason) for path, reason in sorted(found.closed))
+        return Listing(sources=_named(src, clips), closed=closed, others=endings)
+    if src.is_file() and src.suffix.lower() == ".csv":
+        clips = csv.listed(src, field)
+        _check(clips, field)
+        return Listing(sources=_named(src.parent, clips))
+    problem = "is neither a folder nor a .csv file" if src.exists() else "does not exist"
+    raise Mistake(f"{field}: {problem}", "give a folder of videos, or a CSV path[,label[,split]]")
+
+
+def safe(name: str) -> str:
+    """Return a name, such as of a file or a class, in which nothing is invisible or no UTF-8."""
+    kept = "".join(_safe(letter) for letter in name)
+    behind = len(kept) - len(kept.rstrip())
+    before = len(kept.rstrip()) - len(kept.strip())
+    return "%20" * before + kept.strip() + "%20" * behind  # a table would drop them
+
+
+def _safe(letter: str) -> str:
+    if letter == " " or letter.isprintable():
+        return letter
+    return "".join(f"%{byte:02X}" for byte in os.fsencode(letter))
+
+
+def _of_folder(videos: Iterable[PurePosixPath], field: str) -> list[Clip]:
+    """Return the clips of class folders, or of one folder without classes."""
+    videos = sorted(videos)
+    if all(len(video.parts) == 1 for video in videos):
+        return [Clip(str(video), "") for video in videos]
+    clips = [replace(clip, label=safe(clip.label)) for clip in folders.labelled(videos, field)]
+    _check(clips, field)
+    return clips
+
+
+def _check(clips: list[Clip], field: str) -> None:
+    """Refuse splits that no study would take, before hours are spent on them."""
+    splits.assign(clips, trains=True, seed=0, field=field)
+
+
+def _named(root: Path, clips: list[Clip]) -> tuple[Source, ...]:
+    """Give every video its names; a name that is taken gets a hash of the path."""
+    links: dict[str, str] = {}
+    for clip in clips:
+        name = _name(clip.path)
+        links[_hashed(name, clip.path) if name in links else name] = clip.path
+    sources = []
+    for link, clip in zip(links, clips, strict=True):
+        copy = link if link.endswith(".mp4") else f"{link}.mp4"
+        if copy != link and copy in links:
+            copy = _hashed(copy, clip.path)
+        file = os.path.abspath(root / clip.path)
+        try:
+            stat = os.stat(file)
+            size, mtime_ns = stat.st_size, stat.st_mtime_ns
+        except (OSError, ValueError):  # gone or hidden: its examination will say so
+            size, mtime_ns = -1, 0
+        clip = replace(clip, split=splits.NAMES.get(clip.split.lower(), ""))
+        sources.append(
+            Source(file=file, clip=clip, link=link, copy=copy, size=size, mtime_ns=mtime_ns)
+        )
+    return tuple(sources)
+
+
+def _name(path: str) -> str:
+    parts = [safe(part) for part in PurePosixPath(path).parts if part not in ("..", "/")]
+    return "/".join(_shortened(part) for part in parts)
+
+
+def _shortened(part: str) -> str:
+    if len(part.encode()) <= LONGEST_NAME:
+        return part
+    stem, suffix = os.path.splitext(part)
+    head = stem.encode()[: LONGEST_NAME // 2].decode(errors="ignore")
+    return _hashed(head + suffix[: LONGEST_NAME // 8], part)
+
+
+def _hashed(name: str, path: str) -> str:
+    """Tell a name from equal ones by what it stands for."""
+    stem, suffix = os.path.splitext(name)
+    return f"{stem}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}{suffix}"
