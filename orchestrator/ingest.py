@@ -149,19 +149,27 @@ def _check_places(options: Options) -> None:
 def _claimed(options: Options) -> Lock:
     """Make an empty folder the one for these videos, or find that it is; return its lock, taken."""
     out = options.out
-    source = {"source": safe(os.path.realpath(options.src))}
     is_ours = (out / CLAIM).is_file()
     if not is_ours and out.exists() and any(not name.startswith(".") for name in os.listdir(out)):
         raise Mistake(f"--out {out}: holds other files", "name a new or an empty folder")
-    if is_ours and (before := read_json(out / CLAIM)) != source:
+    if is_ours and (before := read_json(out / CLAIM)) != _claim(options):
         raise Mistake(
             f"--out {out}: holds the videos of {before.get('source')}", "name another folder"
         )
     lock = Lock(out / ".lock")
     if not lock.take():
         raise Mistake(f"--out {out}: is being filled by {lock.holder()}", "wait for it, or stop it")
-    write_json(out / CLAIM, source)
+    write_claim(options)
     return lock
+
+
+def write_claim(options: Options) -> None:
+    """Write down whose videos the folder holds."""
+    write_json(options.out / CLAIM, _claim(options))
+
+
+def _claim(options: Options) -> dict[str, str]:
+    return {"source": safe(os.path.realpath(options.src))}
 
 
 def _examined(options: Options, found: Listing, display: Display) -> dict[str, Verdict]:
@@ -170,7 +178,7 @@ def _examined(options: Options, found: Listing, display: Display) -> dict[str, V
     kept.mkdir(exist_ok=True)
     journal.wait(kept)
     jobs = {source.clip.path: _job(options, source) for source in found.sources}
-    keys = {s.clip.path: _key(jobs[s.clip.path], s) for s in found.sources}
+    keys = {source.clip.path: key_for(options, source) for source in found.sources}
     known = {key: verdict for key, verdict in journal.read(kept) if _is_there(options.out, verdict)}
     todo = {keys[path]: job for path, job in jobs.items() if keys[path] not in known}
     done, total = len(jobs) - len(todo), len(jobs)
@@ -204,9 +212,10 @@ def _job(options: Options, source: Source) -> Job:
     )
 
 
-def _key(job: Job, source: Source) -> str:
+def key_for(options: Options, source: Source) -> str:
     """Return what changes with a video and with whatever decides on its verdict."""
     revisions = (examine.REVISION, normalise.REVISION)
+    job = _job(options, source)
     moved = replace(job, folder="", source=safe(job.source))  # the data set may be moved
     return key_of([moved, source.size, source.mtime_ns, *revisions, readers.versions()])
 

@@ -25,7 +25,7 @@ import numpy as np
 
 Decoder = Literal["auto", "decord", "pyav"]
 Frames = Iterator[Callable[[], np.ndarray]]  # a frame becomes an array only when it is called
-MODULES = {"decord": "decord", "pyav": "av"}  # the first to ask first
+MODULES: dict[Decoder, str] = {"decord": "decord", "pyav": "av"}  # the first to ask first
 # Where the sync bytes of three packets lie in a transport stream, with and without time codes.
 PACKETS = ((0, 188, 376), (4, 196, 388))
 SYNC = 0x47
@@ -84,7 +84,7 @@ def check(path: Path) -> None:
         raise UnreadableVideo(path, "empty file")
 
 
-def frames_of(path: Path, decoder: str) -> Iterator[np.ndarray]:
+def frames_of(path: Path, decoder: Decoder) -> Iterator[np.ndarray]:
     """Yield the frames of a video in order, uint8 (H, W, C), or raise UnreadableVideo."""
     frames = _decord_frames(path) if decoder == "decord" else _pyav_frames(path)
     try:
@@ -107,13 +107,13 @@ def sought(path: Path, indices: Sequence[int]) -> Iterator[np.ndarray]:
 
 
 @cache
-def versions() -> dict[str, str]:
+def versions() -> dict[Decoder, str]:
     """Return the version of each installed decoder; decord has no wheel for some machines."""
     installed = {name: module for name, module in MODULES.items() if find_spec(module)}
     return {name: import_module(module).__version__ for name, module in installed.items()}
 
 
-def _trusted(path: Path) -> list[str]:
+def _trusted(path: Path) -> list[Decoder]:
     wrong = "decord" if is_transport_stream(path) else None
     return [name for name in versions() if name != wrong] or ["pyav"]
 
@@ -131,7 +131,7 @@ def is_transport_stream(path: Path) -> bool:
     )
 
 
-def _read(path: Path, indices: Sequence[int] | None, limit: int, name: str) -> np.ndarray:
+def _read(path: Path, indices: Sequence[int] | None, limit: int, name: Decoder) -> np.ndarray:
     frames = _decord_frames(path) if name == "decord" else _pyav_frames(path)
     try:
         head = (frame() for frame in islice(frames, limit or None))
@@ -209,7 +209,7 @@ def undecodable(error: Exception) -> str:
     return f"cannot be decoded: {first_line[:160]}"
 
 
-def failures(name: str) -> tuple[type[Exception], ...]:
+def failures(name: Decoder) -> tuple[type[Exception], ...]:
     """Return what a decoder raises over a bad file; decord's own errors have no base class."""
     module = import_module(MODULES[name])
     if name == "pyav":
