@@ -20,10 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import failures, interrupts
+from orchestrator.arguments import add_advise, add_ingest
+from orchestrator.arguments import count as _count
+from orchestrator.arguments import path as _path
 from orchestrator.environment import prepare
 from workloads.mistakes import Mistake
 
-NOT_YET = ("confirm", "advise")
+NOT_YET = ("confirm",)
 
 Answer = tuple[int, dict[str, Any]]
 """Exit code and the JSON object of `--json`."""
@@ -59,9 +62,8 @@ def parser() -> Parser:
     videos = "files, folders of them, or lists (.txt, .csv)"
     predict.add_argument("videos", type=_path, nargs="+", metavar="VIDEO", help=videos)
     predict.add_argument("--batch", type=_count, default=8, metavar="N", help="videos at once")
-    ingest = verbs.add_parser("ingest", help="check and normalise videos, write their manifest")
-    ingest.add_argument("src", type=_path, metavar="SRC", help="class folders, videos, or a CSV")
-    _add_ingest(ingest)
+    add_ingest(verbs.add_parser("ingest", help="check, normalise and count videos"))
+    add_advise(verbs.add_parser("advise", help="what each reduction can save on videos, no model"))
     submit = verbs.add_parser("submit", help="run a study on a Ray cluster, as a job")
     submit.add_argument("study", nargs="?", metavar="STUDY")
     _add_selection(submit)
@@ -93,49 +95,6 @@ def _add_store(verb: argparse.ArgumentParser, note: str = "default: ./paretoken-
     store = Path("paretoken-store")
     verb.add_argument("--store", type=_path, default=store, metavar="DIR", help=note)
     verb.add_argument("--tracking-uri", metavar="URI", help="MLflow (default: in the store)")
-
-
-def _add_ingest(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--out", required=True, type=_path, metavar="DIR", help="a folder for it")
-    short = "cap on the short side of rewritten videos, pixels (default: as it is)"
-    verb.add_argument("--short-side", type=_count, default=0, metavar="N", help=short)
-    crf = "of rewritten videos: 0 lossless to 51 (default: 18)"
-    verb.add_argument("--quality", type=_quality, default=18, metavar="CRF", help=crf)
-    pixels = "most pixels of a frame (default: 4096 x 4096)"
-    verb.add_argument("--max-pixels", type=_count, default=4096**2, metavar="N", help=pixels)
-    bad = "share of bad videos beyond which the exit code is 1 (default: 0.02)"
-    verb.add_argument("--max-bad", type=_share, default=0.02, metavar="SHARE", help=bad)
-    still = "seconds without a sign of life of a decoder (default: 60)"
-    verb.add_argument("--patience", type=_count, default=60, metavar="S", help=still)
-    verb.add_argument("--address", metavar="ADDR", help="Ray cluster (default: start one here)")
-
-
-def _path(text: str) -> Path:
-    if not text.strip():  # a variable of the shell that is not set; it would mean this folder
-        raise argparse.ArgumentTypeError(f"{text!r} is no path")
-    return Path(text)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, 1 or more")
-    return int(text)
-
-
-def _quality(text: str) -> int:
-    if not text.isdecimal() or int(text) > 51:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 0 to 51")
-    return int(text)
-
-
-def _share(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a share from 0 to 1")
-    return share
 
 
 def run(args: argparse.Namespace) -> Answer:
@@ -218,8 +177,24 @@ def ingest(args: argparse.Namespace) -> Answer:
     with Display() as display:
         made, found = intake.ingest(options, display)
     seconds = time.monotonic() - begun
+    if made.rows and args.advice_seconds:
+        page = argparse.Namespace(**vars(args) | {"src": made.csv, "seconds": args.advice_seconds})
+        advise(page)
     _print(args, *intake.told(options, made, found, seconds))
     return intake.answer(options, made, seconds)
+
+
+def advise(args: argparse.Namespace) -> Answer:
+    """Say what each reduction can save on videos."""
+    from orchestrator import advise as adviser
+    from orchestrator.display import Display
+
+    with Display() as display:
+        advice = adviser.advise(args.src, args.seconds, display)
+    made = adviser.answer(advice)
+    files = adviser.write(made, args.out)
+    _print(args, *adviser.told(made), f"figure  {files[1]}")
+    return 0, made
 
 
 def studies(args: argparse.Namespace) -> Answer:
@@ -250,7 +225,7 @@ def not_yet(args: argparse.Namespace) -> Answer:
     """Say that a command does not exist yet."""
     raise Mistake(
         f"`{args.command}` is not there yet",
-        "run, front, export, predict, ingest, studies, submit, doctor are",
+        "run, front, export, predict, ingest, advise, studies, submit, doctor are",
     )
 
 
@@ -260,6 +235,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], Answer]] = {
     "export": export,
     "predict": predict,
     "ingest": ingest,
+    "advise": advise,
     "studies": studies,
     "submit": submit,
     "doctor": doctor,

@@ -72,11 +72,13 @@ def ingest(options: Options, display: Display) -> tuple[Tables, Listing]:
     found = listing(options.src)
     if not found.sources and not found.closed:
         raise Mistake(f"SRC {options.src}: no videos", "name the folder they are in")
+    if found.doubt:
+        display.warn(found.doubt)
     with _claimed(options):
         verdicts = _examined(options, found, display)
-        made = tables.tables(found, verdicts)
-        tables.write(options.out, made)
-        tables.sweep(options.out, made)
+        made = tables.tables(options.out, found, verdicts)
+        tables.write(made)
+        tables.sweep(made)
     return made, found
 
 
@@ -101,25 +103,25 @@ def answer(options: Options, made: Tables, seconds: float) -> tuple[int, dict[st
         "normalised": made.count(NORMAL),
         "quarantined": len(made.bad),
         "duplicates": made.twins,
-        "manifest": str(options.out / "manifest.csv"),
-        "quarantine": str(options.out / "quarantine.csv"),
+        "manifest": str(made.csv),
+        "quarantine": str(made.quarantine),
         "seconds": round(seconds, 3),
     }
 
 
 def told(options: Options, made: Tables, found: Listing, seconds: float) -> list[str]:
     """Say what came of all videos, a line a thing."""
-    out, why = options.out, _whys(row["reason"] for row in made.rows if row["action"] == NORMAL)
+    why = _whys(row["reason"] for row in made.rows if row["action"] == NORMAL)
     lines = [f"accepted     {made.count('accepted'):>6}   as they are, linked"]
     lines.append(f"normalised   {made.count(NORMAL):>6}   rewritten: {why}".removesuffix(": "))
     if made.bad:
         why = _whys(row["reason"] for row in made.bad)
-        lines.append(f"quarantined  {len(made.bad):>6}   {why}: {out / 'quarantine.csv'}")
+        lines.append(f"quarantined  {len(made.bad):>6}   {why}: {made.quarantine}")
     if found.others:
         endings = ", ".join(f"{n} {ending}" for ending, n in found.others.most_common(4))
         lines.append(f"passed over  {found.others.total():>6}   not named like videos: {endings}")
     given = {bool(row["label"]) for row in made.rows}
-    data = shlex.quote(str(out / "manifest.csv"))
+    data = shlex.quote(str(made.csv))
     study = "rlt_tau" if given == {True} else "inference"
     lines.append(f"manifest     {data}   {duration(seconds)}")
     if made.share_bad > options.max_bad:

@@ -35,7 +35,7 @@ class Source:
     mtime_ns: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Listing:
     """All that was found."""
 
@@ -44,13 +44,15 @@ class Listing:
     """Folders that were not entered, with the reason."""
     others: Counter[str] | None = None
     """How many files do not end like a video, by ending."""
+    doubt: str = ""
+    """What a study will not take about the splits and groups as given."""
 
 
 def listing(src: Path) -> Listing:
     """List the videos of a folder or a CSV.
 
     Raises:
-        Mistake: it is neither, or its labels, splits or groups make no sense.
+        Mistake: it is neither, or does not say what is in it.
     """
     field = f"SRC {src}"
     if src.is_dir():
@@ -58,11 +60,11 @@ def listing(src: Path) -> Listing:
         clips = _of_folder(found.videos, field)
         endings = Counter(other.suffix.lower() or other.name for other in found.others)
         closed = tuple((safe(path), reason) for path, reason in sorted(found.closed))
-        return Listing(sources=_named(src, clips), closed=closed, others=endings)
+        named = _named(src, clips)
+        return Listing(named, closed=closed, others=endings, doubt=_doubt(clips, field))
     if src.is_file() and src.suffix.lower() == ".csv":
         clips = csv.listed(src, field)
-        _check(clips, field)
-        return Listing(sources=_named(src.parent, clips))
+        return Listing(_named(src.parent, clips), doubt=_doubt(clips, field))
     problem = "is neither a folder nor a .csv file" if src.exists() else "does not exist"
     raise Mistake(f"{field}: {problem}", "give a folder of videos, or a CSV path[,label[,split]]")
 
@@ -86,14 +88,16 @@ def _of_folder(videos: Iterable[PurePosixPath], field: str) -> list[Clip]:
     videos = sorted(videos)
     if all(len(video.parts) == 1 for video in videos):
         return [Clip(str(video), "") for video in videos]
-    clips = [replace(clip, label=safe(clip.label)) for clip in folders.labelled(videos, field)]
-    _check(clips, field)
-    return clips
+    return [replace(clip, label=safe(clip.label)) for clip in folders.labelled(videos, field)]
 
 
-def _check(clips: list[Clip], field: str) -> None:
-    """Refuse splits that no study would take, before hours are spent on them."""
-    splits.assign(clips, trains=True, seed=0, field=field)
+def _doubt(clips: list[Clip], field: str) -> str:
+    """Say what a study will refuse, before hours are spent; nothing here depends on it."""
+    try:
+        splits.assign(clips, trains=True, seed=0, field=field)
+    except Mistake as mistake:
+        return f"{mistake.what}: a study will refuse that"
+    return ""
 
 
 def _named(root: Path, clips: list[Clip]) -> tuple[Source, ...]:
@@ -113,7 +117,7 @@ def _named(root: Path, clips: list[Clip]) -> tuple[Source, ...]:
             size, mtime_ns = stat.st_size, stat.st_mtime_ns
         except (OSError, ValueError):  # gone or hidden: its examination will say so
             size, mtime_ns = -1, 0
-        clip = replace(clip, split=splits.NAMES.get(clip.split.lower(), ""))
+        clip = replace(clip, split=splits.NAMES.get(clip.split.lower(), clip.split))
         sources.append(
             Source(file=file, clip=clip, link=link, copy=copy, size=size, mtime_ns=mtime_ns)
         )

@@ -36,12 +36,24 @@ Row = dict[str, Any]  # Any: a cell of a table
 class Tables:
     """All videos, sorted by path."""
 
+    out: Path
+    """Where the tables lie."""
     rows: list[Row]
     """Of the manifest."""
     bad: list[Row]
     """Of the quarantine list."""
     twins: int
     """How many of those are not bad: they only show the same as one on another side."""
+
+    @property
+    def csv(self) -> Path:
+        """The manifest, as studies read it."""
+        return self.out / "manifest.csv"
+
+    @property
+    def quarantine(self) -> Path:
+        """The list of what cannot be used."""
+        return self.out / "quarantine.csv"
 
     def count(self, action: str) -> int:
         """Return how many videos of the manifest were treated so."""
@@ -54,7 +66,7 @@ class Tables:
         return (len(self.bad) - self.twins) / total if total else 0.0
 
 
-def tables(found: Listing, verdicts: Mapping[str, Verdict]) -> Tables:
+def tables(out: Path, found: Listing, verdicts: Mapping[str, Verdict]) -> Tables:
     """Return the tables of what was found, by the verdict on each path."""
     clips = {source.clip.path: source.clip for source in found.sources}
     usable = [clip for path, clip in clips.items() if verdicts[path].action != "quarantined"]
@@ -67,7 +79,7 @@ def tables(found: Listing, verdicts: Mapping[str, Verdict]) -> Tables:
     ]
     bad += [{"path": path, "reason": reason} for path, reason in found.closed]
     return Tables(
-        rows=sorted(rows, key=_path), bad=sorted(bad, key=_path), twins=len(settled.leaving)
+        out, rows=sorted(rows, key=_path), bad=sorted(bad, key=_path), twins=len(settled.leaving)
     )
 
 
@@ -90,7 +102,7 @@ def _given(clip: Clip) -> Row:
     return {"label": clip.label, "split": clip.split, "group": safe(clip.group)}
 
 
-def write(out: Path, made: Tables) -> None:
+def write(made: Tables) -> None:
     """Write the tables, each whole or not at all; the one that studies read comes last."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -99,9 +111,9 @@ def write(out: Path, made: Tables) -> None:
     schema = pa.schema({**types, "fps": pa.float64()})
     file = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(made.rows, schema=schema), file)
-    write_bytes(out / "manifest.parquet", file.getvalue().to_pybytes())
-    write_bytes(out / "quarantine.csv", _table(BAD_COLUMNS, made.bad))
-    write_bytes(out / "manifest.csv", _table(COLUMNS, made.rows))
+    write_bytes(made.out / "manifest.parquet", file.getvalue().to_pybytes())
+    write_bytes(made.quarantine, _table(BAD_COLUMNS, made.bad))
+    write_bytes(made.csv, _table(COLUMNS, made.rows))
 
 
 def _table(columns: Iterable[str], rows: Iterable[Row]) -> bytes:
@@ -112,9 +124,9 @@ def _table(columns: Iterable[str], rows: Iterable[Row]) -> bytes:
     return text.getvalue().encode()
 
 
-def sweep(out: Path, made: Tables) -> None:
+def sweep(made: Tables) -> None:
     """Remove what earlier runs made and the manifest does not name, such as half-written files."""
-    wanted = {row["path"] for row in made.rows}
+    out, wanted = made.out, {row["path"] for row in made.rows}
     for _, verdict in journal.read(out / "journal"):
         if verdict.path and f"videos/{verdict.path}" not in wanted:
             (out / "videos" / verdict.path).unlink(missing_ok=True)

@@ -41,7 +41,8 @@ def settle(clips: Sequence[Clip], pictures: dict[str, str]) -> Settled:
     notes: dict[str, str] = {}
     merged = _Groups()
     for same in twins.values():
-        side = next(side for side in KEPT_FIRST if any(clip.split == side for clip in same))
+        sides = {clip.split for clip in same}
+        side = next((side for side in KEPT_FIRST if side in sides), same[0].split)
         kept = [clip for clip in same if clip.split == side]
         first = kept[0]
         for clip in same:

@@ -31,7 +31,8 @@ LAYERS = (
     "workloads.branches workloads.sampling workloads.examine",
     "workloads.layouts workloads.training",
     "workloads.folder",
-    "workloads.finetune workloads.evaluate workloads.pretrain workloads.pretrained",
+    "workloads.finetune workloads.evaluate workloads.pretrain workloads.pretrained "
+    "workloads.survey",
     "workloads.predict",
     # what may vary
     "search_spaces.objectives search_spaces.fit",
@@ -43,6 +44,7 @@ LAYERS = (
     "orchestrator orchestrator.environment orchestrator.credentials orchestrator.files "
     "orchestrator.failures orchestrator.interrupts "
     "orchestrator.lock orchestrator.ledger orchestrator.words orchestrator.twins "
+    "orchestrator.arguments "
     "orchestrator.sources orchestrator.journal",
     "orchestrator.front orchestrator.samplers orchestrator.store orchestrator.cluster "
     "orchestrator.chart orchestrator.display orchestrator.tracking orchestrator.checks "
@@ -51,9 +53,9 @@ LAYERS = (
     "orchestrator.figure orchestrator.page orchestrator.machine orchestrator.parcel "
     "orchestrator.served orchestrator.predict orchestrator.registry orchestrator.examiners",
     "orchestrator.stages orchestrator.pool orchestrator.summary orchestrator.report "
-    "orchestrator.doctor orchestrator.jobs orchestrator.ingest",
+    "orchestrator.doctor orchestrator.jobs orchestrator.advise",
     "orchestrator.trial orchestrator.crew orchestrator.submit orchestrator.publish "
-    "orchestrator.card",
+    "orchestrator.card orchestrator.ingest",
     "orchestrator.search orchestrator.export",
     "orchestrator.controls",
     "orchestrator.run",

@@ -77,7 +77,7 @@ def probe(path: Path, most_pixels: int = MOST_PIXELS, beat: Beat = lambda: None)
     Raises:
         UnreadableVideo: it cannot be decoded from its first frame to its last.
     """
-    seen = _Seen()
+    seen = Seen()
     for frame_HWC in pictures(path, most_pixels, seen):
         seen.hashes.append(hash_of(frame_HWC))
         seen.sizes.append((frame_HWC.shape[1], frame_HWC.shape[0]))
@@ -104,7 +104,7 @@ def hash_of(frame_HWC: np.ndarray) -> bytes:
 
 
 @dataclass
-class _Seen:
+class Seen:
     """What a pass has seen so far; times in seconds."""
 
     hashes: list[bytes] = field(default_factory=list)
@@ -177,7 +177,7 @@ def _usual(steps: list[float]) -> list[float]:
     return [step for step in steps if USUAL_STEP[0] * middle <= step <= USUAL_STEP[1] * middle]
 
 
-def pictures(path: Path, most_pixels: int, seen: _Seen | None = None) -> Iterator[np.ndarray]:
+def pictures(path: Path, most_pixels: int, seen: Seen | None = None) -> Iterator[np.ndarray]:
     """Yield all frames in order, upright, each as large as it is; see `probe` for what is raised.
 
     Args:
@@ -186,7 +186,7 @@ def pictures(path: Path, most_pixels: int, seen: _Seen | None = None) -> Iterato
     import av
 
     readers.check(path)
-    seen = _Seen() if seen is None else seen
+    seen = Seen() if seen is None else seen
     try:
         with av.open(str(path), metadata_errors="ignore") as container:
             yield from _pictures(path, container, most_pixels, seen)
@@ -194,7 +194,7 @@ def pictures(path: Path, most_pixels: int, seen: _Seen | None = None) -> Iterato
         raise UnreadableVideo(path, readers.undecodable(error)) from error
 
 
-def _pictures(path: Path, container: Any, most_pixels: int, seen: _Seen) -> Iterator[np.ndarray]:
+def _pictures(path: Path, container: Any, most_pixels: int, seen: Seen) -> Iterator[np.ndarray]:
     formats = set(container.format.name.split(","))
     if formats & PLAYLISTS:
         raise UnreadableVideo(path, f"a list of other files ({container.format.name}), no video")

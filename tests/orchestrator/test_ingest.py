@@ -28,7 +28,7 @@ from workloads.examine import Verdict
 
 NUM_CLIPS = 60
 BAD = {"run/text.mp4": b"no video", "jump/empty.mp4": b""}
-OPTIONS = ("--max-bad", "0.1", "--json")
+OPTIONS = ("--max-bad", "0.1", "--advice-seconds", "0", "--json")
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def test_beyond_the_limit_the_exit_code_is_1_and_the_tables_are_there(
 ) -> None:
     moved = tmp_path / "moved"
     shutil.copytree(done.out, moved, symlinks=True)
-    assert again(done, done.src, moved, "--max-bad", "0.01", "--json") == 1
+    assert again(done, done.src, moved, "--max-bad", "0.01", *OPTIONS[2:]) == 1
     said = capsys.readouterr()
     assert json.loads(said.out.splitlines()[-1])["quarantined"] == 2
     assert "too many videos cannot be used (3.2 %, limit 1.0 %, --max-bad)" in said.err
@@ -186,9 +186,12 @@ def test_copies_on_two_sides_are_quarantined_from_one_and_do_not_count_as_bad(
         (out / "videos" / source.link).symlink_to(source.file)
         journal.append(out / "journal", ingest.key_for(options, source), same)
     ingest.write_claim(options)
-    assert again(done, src / "all.csv", out, "--json") == 0
-    answer = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert again(done, src / "all.csv", out, "--advice-seconds", "1", "--json") == 0
+    said = capsys.readouterr()
+    answer = json.loads(said.out.splitlines()[-1])
     assert (answer["accepted"], answer["quarantined"], answer["duplicates"]) == (1, 1, 1)
+    assert "tokens that RLT keeps" in said.err
+    assert (out / "advice.png").is_file()
     (kept,) = rows(out / "manifest.csv")
     assert (kept["label"], kept["split"]) == ("a, b", "test")
     (left,) = rows(out / "quarantine.csv")

@@ -94,18 +94,35 @@ def test_a_folder_that_may_not_be_entered_is_listed(tmp_path: Path) -> None:
     ("rows", "complaint"),
     [
         ("label\nrun\n", 'no column "path"'),
-        ("path,split\nx.mp4,train\ny.mp4,\n", "1 of 2 clips have no split"),
-        ("path,split,group\nx.mp4,train,a\ny.mp4,test,a\n", "lies in train and in test"),
         ("path\nx.mp4\n./x.mp4\n", "repeats x.mp4"),
     ],
 )
-def test_what_no_study_would_take_is_said_before_anything_is_decoded(
+def test_a_table_that_does_not_say_what_is_in_it_is_refused(
     tmp_path: Path, rows: str, complaint: str
 ) -> None:
     (tmp_path / "all.csv").write_text(rows)
     with pytest.raises(Mistake) as caught:
         listing(tmp_path / "all.csv")
     assert complaint in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rows", "doubt", "found"),
+    [
+        ("x.mp4,train,\ny.mp4,,\n", "1 of 2 clips have no split", ["train", ""]),
+        ("x.mp4,train,a\ny.mp4,test,a\n", "lies in train and in test", ["train", "test"]),
+        ("x.mp4,train,\ny.mp4,other,\n", 'split "other" of y.mp4', ["train", "other"]),
+        ("x.mp4,Train,\ny.mp4,valid,\n", "", ["train", "val"]),
+    ],
+)
+def test_what_no_study_would_take_is_said_and_kept(
+    tmp_path: Path, rows: str, doubt: str, found: list[str]
+) -> None:
+    (tmp_path / "all.csv").write_text("path,split,group\n" + rows)
+    listed = listing(tmp_path / "all.csv")
+    assert doubt in listed.doubt
+    assert bool(doubt) == bool(listed.doubt)
+    assert [source.clip.split for source in listed.sources] == found
 
 
 @pytest.mark.parametrize(("name", "what"), [("gone", "does not exist"), ("x.mp4", "neither")])
