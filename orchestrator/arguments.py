@@ -12,6 +12,9 @@ def add_ingest(verb: argparse.ArgumentParser) -> None:
     """Add what `paretoken ingest` takes."""
     verb.add_argument("src", type=path, metavar="SRC", help=SRC)
     verb.add_argument("--out", required=True, type=path, metavar="DIR", help="a folder for it")
+    given = "labels and splits from ucf101:, hmdb51:, ssv2: or kinetics: and their folder"
+    verb.add_argument("--annotations", type=lists, metavar="KIND:PATH", help=given)
+    verb.add_argument("--fold", type=count, default=1, metavar="N", help="of official splits")
     short = "cap on the short side of rewritten videos, pixels (default: as it is)"
     verb.add_argument("--short-side", type=count, default=0, metavar="N", help=short)
     crf = "of rewritten videos: 0 lossless to 51 (default: 18)"
@@ -47,6 +50,14 @@ def count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, 1 or more")
     return int(text)
+
+
+def lists(text: str) -> tuple[str, Path]:
+    """Return the kind of a published data set and where its lists are."""
+    kind, _, place = text.partition(":")
+    if not kind or not place:
+        raise argparse.ArgumentTypeError(f"{text!r} must be KIND:PATH, such as ucf101:lists")
+    return kind, path(place)
 
 
 def seconds(text: str) -> int:

@@ -25,7 +25,7 @@ from orchestrator import cluster, examiners, failures, interrupts, journal, tabl
 from orchestrator.display import Display
 from orchestrator.files import read_json, write_json
 from orchestrator.lock import Lock
-from orchestrator.sources import Listing, Source, listing, safe
+from orchestrator.sources import Listing, Lists, Source, listing, safe
 from orchestrator.tables import Tables
 from orchestrator.words import duration, percent
 from workloads import examine, normalise, readers
@@ -59,6 +59,8 @@ class Options:
     patience_s: float = 60.0
     """How long a decoder may give no sign of life."""
     address: str | None = None
+    lists: Lists | None = None
+    """Of a published data set."""
 
 
 def ingest(options: Options, display: Display) -> tuple[Tables, Listing]:
@@ -69,9 +71,11 @@ def ingest(options: Options, display: Display) -> tuple[Tables, Listing]:
         Stopped: the disk takes no more.
     """
     _check_places(options)
-    found = listing(options.src)
+    found = listing(options.src, options.lists)
     if not found.sources and not found.closed:
         raise Mistake(f"SRC {options.src}: no videos", "name the folder they are in")
+    if found.missing:
+        display.warn(f"{found.missing} videos of the lists are not in {options.src}")
     if found.doubt:
         display.warn(found.doubt)
     with _claimed(options):
@@ -84,6 +88,7 @@ def ingest(options: Options, display: Display) -> tuple[Tables, Listing]:
 
 def of(args: argparse.Namespace) -> Options:
     """Return the options that a command line gives."""
+    kind, place = args.annotations or ("", args.src)
     return Options(
         src=args.src,
         out=args.out,
@@ -92,6 +97,7 @@ def of(args: argparse.Namespace) -> Options:
         max_bad=args.max_bad,
         patience_s=args.patience,
         address=args.address,
+        lists=Lists(kind, place, args.fold) if kind else None,
     )
 
 

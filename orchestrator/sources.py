@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from workloads.datasets import Clip, csv, folders, splits
+from workloads.datasets import Clip, csv, folders, published, splits
 from workloads.mistakes import Mistake
 
 LONGEST_NAME = 200  # bytes, of the 255 that file systems take
@@ -46,10 +46,25 @@ class Listing:
     """How many files do not end like a video, by ending."""
     doubt: str = ""
     """What a study will not take about the splits and groups as given."""
+    missing: int = 0
+    """Videos of the lists of a published data set that are not there."""
 
 
-def listing(src: Path) -> Listing:
+@dataclass(frozen=True)
+class Lists:
+    """The lists of a published data set."""
+
+    kind: str
+    path: Path
+    fold: int = 1
+
+
+def listing(src: Path, lists: Lists | None = None) -> Listing:
     """List the videos of a folder or a CSV.
+
+    Args:
+        src: class folders, a folder of videos, or a CSV.
+        lists: where labels and splits are from instead of folders.
 
     Raises:
         Mistake: it is neither, or does not say what is in it.
@@ -57,14 +72,21 @@ def listing(src: Path) -> Listing:
     field = f"SRC {src}"
     if src.is_dir():
         found = folders.walk(src)
-        clips = _of_folder(found.videos, field)
+        missing = 0
+        if lists is None:
+            clips = _of_folder(found.videos, field)
+        else:
+            clips, missing = _published(lists, found.videos)
         endings = Counter(other.suffix.lower() or other.name for other in found.others)
         closed = tuple((safe(path), reason) for path, reason in sorted(found.closed))
         named = _named(src, clips)
-        return Listing(named, closed=closed, others=endings, doubt=_doubt(clips, field))
-    if src.is_file() and src.suffix.lower() == ".csv":
+        doubt = _doubt(clips, field)
+        return Listing(named, closed=closed, others=endings, doubt=doubt, missing=missing)
+    if lists is None and src.is_file() and src.suffix.lower() == ".csv":
         clips = csv.listed(src, field)
         return Listing(_named(src.parent, clips), doubt=_doubt(clips, field))
+    if lists is not None and src.exists():
+        raise Mistake(f"{field}: is no folder", "with --annotations, name the folder of the videos")
     problem = "is neither a folder nor a .csv file" if src.exists() else "does not exist"
     raise Mistake(f"{field}: {problem}", "give a folder of videos, or a CSV path[,label[,split]]")
 
@@ -81,6 +103,11 @@ def _safe(letter: str) -> str:
     if letter == " " or letter.isprintable():
         return letter
     return "".join(f"%{byte:02X}" for byte in os.fsencode(letter))
+
+
+def _published(lists: Lists, videos: Iterable[PurePosixPath]) -> tuple[list[Clip], int]:
+    field = f"--annotations {lists.kind}:{lists.path}"
+    return published.load(lists.kind, lists.path, lists.fold, videos, field)
 
 
 def _of_folder(videos: Iterable[PurePosixPath], field: str) -> list[Clip]:

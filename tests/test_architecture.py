@@ -28,7 +28,7 @@ LAYERS = (
     "workloads.reducers.* workloads.vit workloads.clips workloads.decoder workloads.datasets.*",
     "workloads.models workloads.losses workloads.normalise",
     "workloads.models.* workloads.cost workloads.datasets workloads.composition workloads.mae "
-    "workloads.branches workloads.sampling workloads.examine",
+    "workloads.branches workloads.sampling workloads.examine workloads.datasets.published",
     "workloads.layouts workloads.training",
     "workloads.folder",
     "workloads.finetune workloads.evaluate workloads.pretrain workloads.pretrained "

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.sources import Listing, listing, safe
+from orchestrator.sources import Listing, Lists, listing, safe
 from workloads.mistakes import Mistake
 
 
@@ -130,3 +130,15 @@ def test_what_is_no_folder_and_no_table_is_refused(tmp_path: Path, name: str, wh
     made(tmp_path, "x.mp4")
     with pytest.raises(Mistake, match=what):
         listing(tmp_path / name)
+
+
+def test_labels_and_splits_may_be_from_the_lists_of_a_published_data_set(tmp_path: Path) -> None:
+    made(tmp_path, "in/any/v_Archery_g08_c01.avi", "in/v_Archery_g01_c01.avi", "in/unlisted.avi")
+    (tmp_path / "trainlist01.txt").write_text("Archery/v_Archery_g08_c01.avi 1\n")
+    (tmp_path / "testlist01.txt").write_text("Archery/v_Archery_g01_c01.avi\nArchery/gone.avi\n")
+    found = listing(tmp_path / "in", Lists("ucf101", tmp_path))
+    assert found.missing == 1
+    assert {source.link: source.clip.split for source in found.sources} == {
+        "any/v_Archery_g08_c01.avi": "train",
+        "v_Archery_g01_c01.avi": "test",
+    }
