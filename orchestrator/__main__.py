@@ -26,8 +26,6 @@ from orchestrator.arguments import path as _path
 from orchestrator.environment import prepare
 from workloads.mistakes import Mistake
 
-NOT_YET = ("confirm",)
-
 Answer = tuple[int, dict[str, Any]]
 """Exit code and the JSON object of `--json`."""
 
@@ -52,6 +50,10 @@ def parser() -> Parser:
     _add_study(front)
     _add_store(front)
     front.add_argument("--at", help='one point: knee, or a bound such as "gmacs<=20"')
+    confirm = verbs.add_parser("confirm", help="the front on further seeds and test clips, timed")
+    _add_study(confirm)
+    _add_store(confirm)
+    _add_selection(confirm, trials=False)
     export = verbs.add_parser("export", help="write one point of a study as a model folder")
     _add_study(export)
     _add_store(export)
@@ -72,8 +74,6 @@ def parser() -> Parser:
     for word in ("status", "logs", "stop"):
         submit.add_argument(f"--{word}", metavar="ID", help=f"{word} of a job that was submitted")
     verbs.add_parser("doctor", help="check the installation, a line a thing")
-    for command in NOT_YET:
-        verbs.add_parser(command, help="not yet", add_help=False)
     for verb in verbs.choices.values():
         verb.add_argument("--json", action="store_true", help="one JSON object, last on stdout")
     return top
@@ -83,9 +83,11 @@ def _add_study(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("study", metavar="STUDY", help="a name, or a file with `def study()`")
 
 
-def _add_selection(verb: argparse.ArgumentParser) -> None:
+def _add_selection(verb: argparse.ArgumentParser, trials: bool = True) -> None:
     verb.add_argument("--data", type=_path, metavar="PATH", help="class folders, or a CSV")
-    verb.add_argument("--trials", type=_count, metavar="N", help="in all, dense included")
+    verb.add_argument("--model", type=_path, metavar="DIR", help="a checkpoint to start from")
+    if trials:
+        verb.add_argument("--trials", type=_count, metavar="N", help="in all, dense included")
     verb.add_argument("--workers", type=_count, default=1, metavar="N", help="stages at once")
     verb.add_argument("--ranks", type=_count, default=1, metavar="W", help="processes of a stage")
     verb.add_argument("--address", metavar="ADDR", help="Ray cluster (default: start one here)")
@@ -107,7 +109,7 @@ def run(args: argparse.Namespace) -> Answer:
         summary = run_study(_options(args), display)
     if not summary["front"]:
         return _no_front(summary)
-    _print(args, report.table(summary), _footer(summary))
+    _print(args, report.table(summary), report.footer(summary))
     return 0, summary
 
 
@@ -122,7 +124,7 @@ def front(args: argparse.Namespace) -> Answer:
     if not made["front"]:
         return _no_front(made)
     if args.at is None:
-        _print(args, report.table(made), _footer(made))
+        _print(args, report.table(made), report.footer(made))
         return 0, made
     point = summary.choose(made, args.at)
     if point is None:
@@ -130,6 +132,20 @@ def front(args: argparse.Namespace) -> Answer:
         return 1, {**made, "point": None}
     _print(args, report.line(made, point))
     return 0, {**made, "point": point}
+
+
+def confirm(args: argparse.Namespace) -> Answer:
+    """Confirm the front of a study and print what is left of it."""
+    from orchestrator import verdict
+    from orchestrator.confirm import confirm as confirm_study
+    from orchestrator.display import Display
+
+    with Display() as display:
+        made, found = confirm_study(_options(args), display)
+    if found is None:
+        return _no_front(made)
+    _print(args, verdict.table(found, made), verdict.footer(found, made))
+    return 0, found
 
 
 def export(args: argparse.Namespace) -> Answer:
@@ -221,17 +237,10 @@ def doctor(args: argparse.Namespace) -> Answer:
     return examiner.doctor(lambda line: _print(args, line))
 
 
-def not_yet(args: argparse.Namespace) -> Answer:
-    """Say that a command does not exist yet."""
-    raise Mistake(
-        f"`{args.command}` is not there yet",
-        "run, front, export, predict, ingest, advise, studies, submit, doctor are",
-    )
-
-
 COMMANDS: dict[str, Callable[[argparse.Namespace], Answer]] = {
     "run": run,
     "front": front,
+    "confirm": confirm,
     "export": export,
     "predict": predict,
     "ingest": ingest,
@@ -239,7 +248,6 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], Answer]] = {
     "studies": studies,
     "submit": submit,
     "doctor": doctor,
-    **dict.fromkeys(NOT_YET, not_yet),
 }
 
 
@@ -264,20 +272,6 @@ def _no_front(summary: dict[str, Any]) -> Answer:
     return 1, summary
 
 
-def _footer(summary: dict[str, Any]) -> str:
-    name, store = summary["study"], Path(summary["store"])
-    uri = summary["tracking"]["uri"]
-    here = (
-        "" if store == Path("paretoken-store").resolve() else f" --store {shlex.quote(str(store))}"
-    )
-    others = "" if name == "rlt_tau" else "paretoken run rlt_tau --data YOUR_VIDEOS | "
-    return (
-        f"figure   {store / 'latest' / name / 'front.html'}\n"
-        f"compare  mlflow ui --backend-store-uri {uri}\n"
-        f"next     paretoken front {name} --at knee{here} | {others}paretoken studies"
-    )
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     prepare()
@@ -287,7 +281,7 @@ def main(argv: list[str] | None = None) -> int:
     interrupts.arm()
     try:
         args, rest = parser().parse_known_args(argv)
-        if rest and args.command not in NOT_YET:
+        if rest:
             raise Mistake(f"{args.command}: unknown {' '.join(rest)}", "see --help")
         code, answer = COMMANDS[args.command](args)
     except Mistake as mistake:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,11 +25,12 @@ from orchestrator.crew import Crew
 from orchestrator.ledger import Ledger, Record
 from orchestrator.memory import DENSE, Memory
 from orchestrator.search import Halted, Heard, record_of
-from orchestrator.stages import Launch, StageFailed
+from orchestrator.stages import Launch, Outcome, StageFailed
 from orchestrator.store import Store
 from search_spaces import equal
 from search_spaces.study import Stage
-from workloads import finetune, pretrain
+from workloads import finetune, load, pretrain
+from workloads.branches import Branch
 from workloads.reducers import drop
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,15 @@ class Control:
 class Controls:
     """Derives the controls of a front and runs those that the ledger does not have yet."""
 
-    def __init__(self, memory: Memory, ledger: Ledger, digest: str, store: Store) -> None:
+    def __init__(
+        self,
+        memory: Memory,
+        ledger: Ledger,
+        digest: str,
+        store: Store,
+        compared: Callable[[Outcome], Outcome] = lambda outcome: outcome,
+    ) -> None:
+        self.compared = compared
         self.memory, self.ledger, self.digest, self.store = memory, ledger, digest, store
         self.study = memory.study
 
@@ -93,7 +102,7 @@ class Controls:
             return
         chosen = self.memory.chosen(point.trial)
         plan = self.study.plan(chosen)
-        model, tokens = _training(plan).model, point.metrics["cost/tokens"]
+        model, tokens = _source(plan).model, point.metrics["cost/tokens"]
         if trained_keep is not None:
             keep = max(round(trained_keep / KEEP_STEP), 1) * KEEP_STEP
             training = {"finetune.reducers": (drop.Config(keep=round(keep, 2)),)}
@@ -113,11 +122,11 @@ class Controls:
         """Return random drop on a model that learned from random tokens, where a model of several
         branches learned from chosen ones: on its own checkpoint random tokens are of a new kind.
         """
-        branches = _training(plan).branches
+        branches = _branches(plan)
         blind = equal.blind(branches)
         if blind is None or blind == branches:
             return {}
-        dropped = equal.dropped(plan.config, _training(plan).model, tokens)
+        dropped = equal.dropped(plan.config, _source(plan).model, tokens)
         return {"drop": {BRANCHES: blind, **dropped}}
 
     def _masked(self, plan: Stage) -> dict[str, Chosen]:
@@ -136,7 +145,9 @@ class Controls:
     def _as_trained(self, point: Record) -> Stage:
         """Return the evaluation of a point's model under the chain that it was trained with."""
         chosen = self.memory.chosen(point.trial)
-        reducers = _training(self.study.plan(chosen)).reducers
+        source = _source(self.study.plan(chosen))
+        # What a model from outside was trained with is not known: it counts as dense.
+        reducers = source.reducers if isinstance(source, finetune.Config) else ()
         return self.study.plan(chosen | {"evaluate.reducers": reducers})
 
     def _trained_keep(self, point: Record, launch: Launch) -> float | None:
@@ -154,7 +165,7 @@ class Controls:
                 raise Halted(str(error)) from error
             log.warning("event=no_controls trial=%d reason=%s", point.trial, error)
             return math.nan
-        return outcome.metrics["cost/tokens"] / equal.cells_of(plan.config, _training(plan).model)
+        return outcome.metrics["cost/tokens"] / equal.cells_of(plan.config, _source(plan).model)
 
     def _is_known(self, control: Control) -> bool:
         keys = [stage.key(self.digest) for stage in control.plan.chain()]
@@ -167,7 +178,7 @@ class Controls:
     def _measure(self, control: Control, launch: Launch) -> Record:
         outcome, reason = None, ""
         try:
-            outcome = stages.run(control.plan, self.digest, self.store, launch)
+            outcome = self.compared(stages.run(control.plan, self.digest, self.store, launch))
         except StageFailed as error:
             if error.state != "failed":
                 raise Halted(str(error)) from error
@@ -182,8 +193,12 @@ class Controls:
         return replace(record, trial=control.of, role="control", params=params)
 
 
-def _training(plan: Stage) -> finetune.Config:
-    """Return the config of the training that a plan evaluates."""
+def _source(plan: Stage) -> finetune.Config | load.Config:
+    """Return the config of the training that a plan evaluates, or of the model from outside."""
     config = dict(plan.inputs)["weights"].config
-    assert isinstance(config, finetune.Config)
+    assert isinstance(config, finetune.Config | load.Config)
     return config
+
+
+def _branches(plan: Stage) -> tuple[Branch, ...]:
+    return getattr(_source(plan), "branches", ())

@@ -28,7 +28,7 @@ class Crew:
         self.store, self.display, self.address = store, display, address
         self.workers, self.ranks = workers, ranks
         self.scratch = store.root / "ray"
-        self.clips: tuple[Manifest, int, str] | None = None
+        self.clips: tuple[Manifest, int, str, int] | None = None
         self._starter = ThreadPoolExecutor(max_workers=1)
         self._starting: Future[Pool] | None = None
         self._ready: Pool | None = None
@@ -48,21 +48,27 @@ class Crew:
         pool.start(self.store.root)
         return pool
 
-    def work_on(self, manifest: Manifest, side: int, digest: str) -> None:
-        """Say which clips it will be about, how large they are kept, and the digest of both."""
-        self.clips = manifest, side, digest
+    def work_on(self, manifest: Manifest, side: int, digest: str, span: int) -> None:
+        """Say which clips it will be about, how large they are kept, and the digest of both.
+
+        Args:
+            span: frames of a video that a clip of the study needs.
+        """
+        self.clips = manifest, side, digest, span
 
     def pool(self) -> Pool:
         """Return the groups, with the frames of all clips ready for them."""
         if self._ready is None:
             assert self.clips is not None, "work_on comes first"
-            manifest, side, digest = self.clips
+            manifest, side, digest, span = self.clips
             pool = self.start().result()
             interrupts.arm()
             folder = data.folder_for(self.store.root, manifest, side)
             bad = data.fill(folder, manifest, side, self._decoded)
             if bad:
                 self.display.warn(data.complaint(folder, bad, manifest))
+            if short := data.told_short(folder, span):
+                self.display.warn(short)
             pool.serve(folder, digest)
             self.display.snapshot = pool.snapshot
             self._ready = pool

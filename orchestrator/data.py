@@ -103,6 +103,18 @@ def complaint(folder: Path, bad: list[Entry], manifest: Manifest) -> str:
     )
 
 
+def told_short(folder: Path, span: int) -> str:
+    """Say how many videos are shorter than a clip; nothing if none is."""
+    lengths = [entry.frames for entry in cache.index(folder) if not entry.reason]
+    num = sum(length < span for length in lengths)
+    if not num:
+        return ""
+    return (
+        f"{num} of {len(lengths)} videos have fewer than the {span} frames that a clip spans: "
+        "their last frame repeats"
+    )
+
+
 def _decode(
     folder: Path, manifest: Manifest, short_side: int, progress: Progress
 ) -> Iterable[Entry]:

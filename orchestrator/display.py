@@ -41,6 +41,7 @@ class Display:
         self.said = self.begun
         self.trials = (0, 0, 0)
         self.best = ""
+        self.race = ""
         self.ends: deque[float] = deque(maxlen=PACE)
         self.snapshot: Snapshot = lambda: None
         self._last: dict[str, Any] | None = None
@@ -74,6 +75,7 @@ class Display:
         self.trials, self.best = (done, total, failed), best
         self.ends.append(time.monotonic())
         values = "  ".join(f"{name} {value:.4g}" for name, value in record.values.items())
+        values += f"   {record.reason}" if record.state == "pruned" else ""
         ended = values or f"failed: {record.reason.splitlines()[0] if record.reason else '?'}"
         what = method(record.params)
         if not self.is_live:
@@ -81,12 +83,27 @@ class Display:
         elif record.state == "failed":
             self.line(f"trial {record.trial} {ended}")
 
+    def racing(self, rung: int, rungs: int, running: int) -> None:
+        """Say that a rung of a race begins, and how many trials are still in it."""
+        self.race = f"rung {rung} of {rungs}, {running} in the race"
+        if not self.is_live:
+            self.line(f"race    {self.race}")
+
     def control(self, record: Record) -> None:
         """Say what came of a control."""
         if not self.is_live:
             values = "  ".join(f"{name} {value:.4g}" for name, value in record.values.items())
             what = f"{record.params['control']} of {record.trial}"
             self.line(f"control {what:<10} {method(record.params):<40} {values}")
+
+    def confirmed(self, record: Record, done: int, total: int) -> None:
+        """Say what came of a point under one more seed."""
+        self.phase = ("confirm", done, total) if done < total else None
+        if not self.is_live:
+            values = "  ".join(f"{name} {value:.4g}" for name, value in record.values.items())
+            what = f"{record.trial:>4} seed {record.params['seed']} ({done}/{total})"
+            ended = values or f"failed: {record.reason.splitlines()[0] if record.reason else '?'}"
+            self.line(f"confirm {what}  {method(_searched(record)):<40} {ended}")
 
     def __enter__(self) -> Display:
         if self.is_live:
@@ -123,7 +140,10 @@ class Display:
         done, total, failed = self.trials
         if total:
             left = self._left(total - done)
-            lines.append(f"search  {done}/{total} trials   {failed} failed   {self.best}   {left}")
+            shown = f"{done}/{total} trials   {failed} failed   {self.best}   {left}"
+            lines.append(f"search  {shown}")
+        if self.race and done < total:
+            lines.append(f"race    {self.race}")
         lines.append(f"time    {duration(time.monotonic() - self.begun)}")
         return Text("\n".join(line[: self.console.width] for line in lines))
 
@@ -148,6 +168,11 @@ class Display:
         loss = running["metrics"].get("train/loss")
         shown = f"loss {loss:.2f}" if loss is not None else ""
         return f"{running['kind']:<9} {bar(done, total)}   {done}/{total}   {shown}   {left}"
+
+
+def _searched(record: Record) -> dict[str, Any]:
+    """Return what a point is, without the seed of its confirmation."""
+    return {name: value for name, value in record.params.items() if name != "seed"}
 
 
 def bar(done: int, total: int) -> str:

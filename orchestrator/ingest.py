@@ -21,12 +21,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator import cluster, examiners, failures, interrupts, journal, tables
+from orchestrator import cluster, examiners, failures, interrupts, inventory, journal
 from orchestrator.display import Display
 from orchestrator.files import read_json, write_json
+from orchestrator.inventory import Inventory
 from orchestrator.lock import Lock
 from orchestrator.sources import Listing, Lists, Source, listing, safe
-from orchestrator.tables import Tables
 from orchestrator.words import duration, percent
 from workloads import examine, normalise, readers
 from workloads.examine import Job, Verdict
@@ -63,7 +63,7 @@ class Options:
     """Of a published data set."""
 
 
-def ingest(options: Options, display: Display) -> tuple[Tables, Listing]:
+def ingest(options: Options, display: Display) -> tuple[Inventory, Listing]:
     """Examine all videos of a source and write the data set; return what it says of them.
 
     Raises:
@@ -80,9 +80,9 @@ def ingest(options: Options, display: Display) -> tuple[Tables, Listing]:
         display.warn(found.doubt)
     with _claimed(options):
         verdicts = _examined(options, found, display)
-        made = tables.tables(options.out, found, verdicts)
-        tables.write(made)
-        tables.sweep(made)
+        made = inventory.take(options.out, found, verdicts)
+        inventory.write(made)
+        inventory.sweep(made)
     return made, found
 
 
@@ -101,7 +101,7 @@ def of(args: argparse.Namespace) -> Options:
     )
 
 
-def answer(options: Options, made: Tables, seconds: float) -> tuple[int, dict[str, Any]]:
+def answer(options: Options, made: Inventory, seconds: float) -> tuple[int, dict[str, Any]]:
     """Return exit code and JSON object: 1 where too much is bad, or nothing is left."""
     is_bad = made.share_bad > options.max_bad or not made.rows
     return int(is_bad), {
@@ -115,7 +115,7 @@ def answer(options: Options, made: Tables, seconds: float) -> tuple[int, dict[st
     }
 
 
-def told(options: Options, made: Tables, found: Listing, seconds: float) -> list[str]:
+def told(options: Options, made: Inventory, found: Listing, seconds: float) -> list[str]:
     """Say what came of all videos, a line a thing."""
     why = _whys(row["reason"] for row in made.rows if row["action"] == NORMAL)
     lines = [f"accepted     {made.count('accepted'):>6}   as they are, linked"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import search_spaces
-from orchestrator import data, publish, samplers, search, summary, tracking
+from orchestrator import checkpoint, data, publish, samplers, search, summary, tracking
 from orchestrator.controls import Controls
 from orchestrator.crew import Crew
 from orchestrator.display import Display
@@ -20,12 +20,14 @@ from orchestrator.files import write_json
 from orchestrator.ledger import Ledger, Record
 from orchestrator.lock import Lock
 from orchestrator.memory import Memory
+from orchestrator.racer import Racer
 from orchestrator.search import Asker
 from orchestrator.store import Store
 from orchestrator.summary import Summary
+from orchestrator.tables import Tables
 from search_spaces.fit import Learner
 from search_spaces.study import Study
-from workloads import datasets
+from workloads import datasets, load, pretrained
 from workloads.datasets import Manifest, synthetic
 from workloads.mistakes import Mistake
 
@@ -37,6 +39,7 @@ class Options:
     study: str
     store: Path
     data: Path | None = None
+    model: Path | None = None
     trials: int | None = None
     workers: int = 1
     ranks: int = 1
@@ -52,17 +55,47 @@ def run(options: Options, display: Display) -> Summary:
         data.TooManyBad, search.Halted: the study cannot go on; nothing is lost.
     """
     begun = time.monotonic()
-    study = search_spaces.load(options.study)
-    study.check()
-    samplers.load(study.sampler)
-    _check_ranks(study, options.ranks)
+    study = study_of(options)
     store = Store.open(options.store)
     with Crew(store, display, options.address, options.workers, options.ranks) as crew:
-        manifest = _manifest(study, options, store, crew, display)
+        manifest = manifest_of(study, options, store, crew, display)
+        study = labelled(study, manifest)
+        if told := _told_of_head(study, manifest):
+            display.line(told)
         with _Run(study, manifest, store, crew, options, display) as one:
             one.search()
             one.control()
             return one.finish(begun)
+
+
+def study_of(options: Options) -> Study:
+    """Return the study that is asked for, checked before anything starts.
+
+    Raises:
+        Mistake: there is none, it cannot be run, lacks a model, or not with so many ranks.
+    """
+    study = _study(options)
+    study.check()
+    samplers.load(study.sampler)
+    if study.rungs:
+        samplers.refuse_rungs(study.sampler)
+    _check_ranks(study, options.ranks)
+    return study
+
+
+def _study(options: Options) -> Study:
+    """Return the study that was asked for, with the model that it is to start from."""
+    if options.model is None:
+        study = search_spaces.load(options.study)
+        if study.lacks_model:
+            kinds = "a folder of Hugging Face (VideoMAE), or of paretoken export"
+            raise Mistake(f"study {study.name!r} needs --model DIR", kinds)
+        return study
+    try:
+        source = pretrained.described(options.model)
+    except Mistake as mistake:
+        raise Mistake(f"--model {mistake}") from None
+    return search_spaces.load(options.study, source)
 
 
 def _check_ranks(study: Study, ranks: int) -> None:
@@ -76,9 +109,14 @@ def _check_ranks(study: Study, ranks: int) -> None:
             )
 
 
-def _manifest(
+def manifest_of(
     study: Study, options: Options, store: Store, crew: Crew, display: Display
 ) -> Manifest:
+    """Return the clips that a study is run on, and say which they are.
+
+    Raises:
+        Mistake: there are none, or not as the study needs them.
+    """
     folder = options.data
     if folder is None:
         if study.data is None:
@@ -93,6 +131,26 @@ def _manifest(
     for note in manifest.notes:
         display.line(f"       {note}")
     return manifest
+
+
+def labelled(study: Study, manifest: Manifest) -> Study:
+    """Return a study as the labels of the clips allow it.
+
+    Raises:
+        Mistake: they are not those of the model that is evaluated.
+    """
+    if study.source is not None:
+        load.places_of(study.source.labels, manifest.classes)
+    return study if manifest.is_labelled else study.unlabelled()
+
+
+def _told_of_head(study: Study, manifest: Manifest) -> str:
+    """Say that the head of a checkpoint is made anew, if it is; nothing if not."""
+    sources = [s.config for s in study.stages if isinstance(s.config, load.Config)]
+    if study.source is not None or not sources or sources[0].names(manifest.classes):
+        return ""
+    had = f"{len(sources[0].labels)} other classes" if sources[0].labels else "no head"
+    return f"model  new head for {len(manifest.classes)} classes: --model has {had}"
 
 
 def _synthetic(
@@ -111,7 +169,8 @@ def _synthetic(
 
 def _described(manifest: Manifest) -> str:
     sizes = ", ".join(f"{len(manifest.ids(s))} {s}" for s in ("train", "val", "test"))
-    return f"{len(manifest.clips)} clips, {len(manifest.classes)} classes ({sizes})"
+    labels = f"{len(manifest.classes)} classes" if manifest.is_labelled else "no labels"
+    return f"{len(manifest.clips)} clips, {labels} ({sizes})"
 
 
 class _Run:
@@ -135,7 +194,10 @@ class _Run:
         self.pointed = False
         self.side = data.short_side(study)
         self.digest = data.digest_of(manifest, self.side)
-        crew.work_on(manifest, self.side, self.digest)
+        if options.model is not None:
+            checkpoint.put(study, options.model, store, self.digest)
+        span = study.stages[-1].config.clip.span
+        crew.work_on(manifest, self.side, self.digest, span)
 
     def __enter__(self) -> _Run:
         if not self.lock.take():
@@ -147,14 +209,20 @@ class _Run:
         uri = self.options.tracking_uri or tracking.default_uri(self.store.root)
         self.mirror = tracking.Mirror(uri, self.store.root, self.study.name, self.key)
         memory = Memory(self.study, self.folder / "journal.log")
-        self.asker = Asker(
-            memory, self.ledger, self.digest, self.trials, self.options.workers, self._heard
-        )
+        self.asker = self._asker(memory)
         self.known = len(self.ledger.trials().keys() - set(self.asker.again))
         self.reused = 0
         self._note_facts(None)
         self._announce()
         return self
+
+    def _asker(self, memory: Memory) -> Asker:
+        """Return what says which trial is next: one after the other, or all in a race."""
+        tables, workers = Tables(self.store), self.options.workers
+        given = (memory, self.ledger, self.digest, self.trials, workers, self._heard, tables)
+        if not self.study.rungs:
+            return Asker(*given)
+        return Racer(*given, len(self.manifest.ids("val")), self.display.racing)
 
     def __exit__(self, *error: object) -> None:
         self.lock.release()
@@ -184,12 +252,21 @@ class _Run:
             key=self.key,
             store=str(self.store.root),
             workers=self.options.workers,
-            chance=1 / len(self.manifest.classes),
+            chance=self._chance,
             val_clips=len(self.manifest.ids("val")),
             clips={"cache": self._frames(), "short_side": self.side},
+            asked=self._asked(),
             tracking=tracked,
         )
         write_json(self.folder / "study.json", facts)
+
+    def _asked(self) -> dict[str, str | None]:
+        """Return what the study was run with, for commands that go on from it."""
+        paths = {"data": self.options.data, "model": self.options.model}
+        whole = {name: str(path.absolute()) if path else None for name, path in paths.items()}
+        study = self.options.study
+        is_file = study.endswith(".py") or "/" in study
+        return {"study": str(Path(study).absolute()) if is_file else study, **whole}
 
     def _frames(self) -> str:
         """Return where the frames of the clips lie, from the store."""
@@ -217,12 +294,14 @@ class _Run:
 
     @property
     def _chance(self) -> float:
-        return 1 / len(self.manifest.classes)
+        source = self.study.source
+        return 1 / len(self.manifest.classes if source is None else source.labels)
 
     def control(self) -> None:
         """Run the controls of the front."""
         front = summary.front_records(list(self.ledger.trials().values()), self.study.objectives)
-        controls = Controls(self.asker.memory, self.ledger, self.digest, self.store)
+        compared = self.asker.compared
+        controls = Controls(self.asker.memory, self.ledger, self.digest, self.store, compared)
         controls.run(front, self.crew, self._heard)
 
     def finish(self, begun: float) -> Summary:

@@ -112,10 +112,8 @@ def _published(lists: Lists, videos: Iterable[PurePosixPath]) -> tuple[list[Clip
 
 def _of_folder(videos: Iterable[PurePosixPath], field: str) -> list[Clip]:
     """Return the clips of class folders, or of one folder without classes."""
-    videos = sorted(videos)
-    if all(len(video.parts) == 1 for video in videos):
-        return [Clip(str(video), "") for video in videos]
-    return [replace(clip, label=safe(clip.label)) for clip in folders.labelled(videos, field)]
+    clips = folders.labelled(list(videos), field, needs_labels=False)
+    return [replace(clip, label=safe(clip.label)) for clip in clips]
 
 
 def _doubt(clips: list[Clip], field: str) -> str:

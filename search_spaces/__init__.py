@@ -6,6 +6,7 @@ import ast
 import difflib
 import importlib
 import importlib.util
+import inspect
 import pkgutil
 import sys
 from collections.abc import Callable
@@ -17,10 +18,11 @@ from workloads.mistakes import Mistake
 
 if TYPE_CHECKING:
     from search_spaces.study import Study
+    from workloads.load import Config
 
 T = TypeVar("T")
 
-_NOT_STUDIES = ("equal", "fit", "objectives", "space", "study")
+_NOT_STUDIES = ("equal", "fit", "objectives", "space", "stage", "started", "study")
 
 
 def available() -> tuple[str, ...]:
@@ -37,21 +39,27 @@ def questions() -> dict[str, str]:
     return {name: doc.split("\n")[0] for name, doc in docs.items()}
 
 
-def load(name: str) -> Study:
+def load(name: str, source: Config | None = None) -> Study:
     """Return a study by name, or from a Python file with `def study() -> Study`.
 
+    Args:
+        name: of the study, or a path.
+        source: a model from outside. `study` gets it where it takes an argument; any other study
+            starts its trainings from it.
+
     Raises:
-        Mistake: there is no such study, its file raises, or it has no `study()`.
+        Mistake: there is no such study, its file raises, it has no `study()`, or it has no place
+            for such a model.
     """
     if name.endswith(".py") or "/" in name:
-        return _made_by(_run_file(Path(name)), name)
+        return _made_by(_run_file(Path(name)), name, source)
     if name not in available():
         near = difflib.get_close_matches(name, available(), n=1)
         hint = f'; did you mean "{near[0]}"?' if near else ""
         raise Mistake(f'no study "{name}"{hint}', "paretoken studies lists all")
     built_in = f"{__name__}.{name}"
     module = _guarded(lambda: importlib.import_module(built_in), name, "mend the file")
-    return _made_by(module, name)
+    return _made_by(module, name, source)
 
 
 def _run_file(path: Path) -> ModuleType:
@@ -67,17 +75,19 @@ def _run_file(path: Path) -> ModuleType:
     return module
 
 
-def _made_by(module: ModuleType, name: str) -> Study:
+def _made_by(module: ModuleType, name: str, source: Config | None) -> Study:
+    from search_spaces.started import started
     from search_spaces.study import Study
 
     make = getattr(module, "study", None)
     if not callable(make):
         raise Mistake(f"study file {name} has no study()", "add `def study() -> Study` to it")
-    study: object = _guarded(make, name, "mend study()")
+    takes = bool(inspect.signature(make).parameters)
+    study: object = _guarded(lambda: make(source) if takes else make(), name, "mend study()")
     if not isinstance(study, Study):
         kind = type(study).__name__
         raise Mistake(f"study file {name}: study() returned a {kind}", "return a Study")
-    return study
+    return study if takes or source is None else started(study, source)
 
 
 def _guarded(run: Callable[[], T], name: str, remedy: str) -> T:

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 
-from workloads import branches, clips, evaluate, finetune, mae, pretrain
+from workloads import branches, clips, evaluate, finetune, load, mae, pretrain, timing
 from workloads.mistakes import Mistake
 from workloads.reducers import base
 from workloads.tokens import Grid, Layout, Tokens, cells
@@ -24,7 +24,9 @@ from workloads.vit import is_added
 
 Learner = pretrain.Config | finetune.Config
 """The config of a stage that trains: it has the model."""
-StageConfig = Learner | evaluate.Config
+Source = Learner | load.Config
+"""That of a stage that leaves weights."""
+StageConfig = Source | evaluate.Config | timing.Config
 
 SAME_MODEL = "the stages that pass weights on must have the same model"
 
@@ -74,7 +76,7 @@ def _fits(value: Any, hint: Any) -> bool:
     return kind is Any or isinstance(value, kind)
 
 
-def refuse_unfit(config: StageConfig, learner: Learner) -> None:
+def refuse_unfit(config: StageConfig, learner: Source) -> None:
     """Take clips of nothing through each chain as far as that is cheap: up to the first block.
 
     Raises:
@@ -91,7 +93,7 @@ def refuse_unfit(config: StageConfig, learner: Learner) -> None:
         mae.refuse_reducing_blocks(chain)
 
 
-def refuse_grids(config: StageConfig, learner: Learner) -> None:
+def refuse_grids(config: StageConfig, learner: Source) -> None:
     """Refuse clips that a model or a chain cannot take, by their shape alone; see `refuse_unfit`.
 
     Raises:
@@ -111,7 +113,7 @@ def cases_of(config: StageConfig) -> Iterator[tuple[clips.Config, tuple[base.Con
         yield config.clip, config.reducers
 
 
-def _refuse_chain(clip: clips.Config, reducers: tuple[base.Config, ...], learner: Learner) -> None:
+def _refuse_chain(clip: clips.Config, reducers: tuple[base.Config, ...], learner: Source) -> None:
     model = learner.model
     chain = base.chain_of(reducers, model.host(learner.reducers))
     grid = chain.grid(model.host().grid_of(clip.frames, clip.size, clip.size))
@@ -124,7 +126,7 @@ def _refuse_chain(clip: clips.Config, reducers: tuple[base.Config, ...], learner
         reducer.after_embed(_blank(grid, model.dim), learned.get(name))
 
 
-def refuse_other_model(learner: Learner, source: Learner) -> None:
+def refuse_other_model(learner: Learner, source: Source) -> None:
     """Refuse a training that starts from the weights of another model.
 
     Raises:
@@ -153,7 +155,7 @@ def refuse_other_model(learner: Learner, source: Learner) -> None:
 
 
 @lru_cache
-def _weights(learner: Learner) -> dict[str, tuple[int, ...]]:
+def _weights(learner: Source) -> dict[str, tuple[int, ...]]:
     """Return the shape of whatever a training leaves, by name."""
     with torch.device("meta"):  # shapes without numbers
         if isinstance(learner, pretrain.Config):
@@ -201,8 +203,8 @@ def _refuse_other_frames(learner: pretrain.Config) -> None:
         raise Mistake(what, "set alpha=1, or distil.weight=0")
 
 
-def _refuse_head(config: StageConfig, learner: Learner) -> None:
-    if isinstance(config, pretrain.Config):
+def _refuse_head(config: StageConfig, learner: Source) -> None:
+    if isinstance(config, pretrain.Config | load.Config):
         return  # it reads none
     ways = config.ways() if isinstance(config, finetune.Config) else (config,)
     heads = [way.head for way in ways]

@@ -2,6 +2,9 @@
 everywhere.
 
 `top1`  share of clips with the right label, 0..1; a guess reaches 1 / classes.
+`agreement`
+        share of clips to which the reduced model gives the label of the dense one, 0..1; needs no
+        labels. The dense model agrees with itself, and of a guess it is as for `top1`.
 `gmacs` 1e9 multiply-accumulates of one view (1 MAC = 2 FLOPs), selection and embedding included,
 mean
         over the evaluated clips; the dense model of the study's host is the reference.
@@ -32,6 +35,14 @@ class Objective:
 TOP1 = Objective(
     name="top1",
     metric="val/top1",
+    direction="max",
+    unit="fraction",
+    reference="chance",
+    ideal=1.0,
+)
+AGREEMENT = Objective(
+    name="agreement",
+    metric="val/agreement",
     direction="max",
     unit="fraction",
     reference="chance",

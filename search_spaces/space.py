@@ -74,6 +74,13 @@ class Either:
 
 
 @dataclass(frozen=True)
+class Chained:
+    """Several reducers in one chain, each with its knobs."""
+
+    parts: tuple[Narrow, ...]
+
+
+@dataclass(frozen=True)
 class SameAs:
     """Whatever was chosen at another path."""
 
@@ -87,7 +94,7 @@ class Together:
     domains: tuple[tuple[str, Domain], ...]
 
 
-Domain = Fixed | Narrow | Either | SameAs | Together | Float | Int | Choice
+Domain = Fixed | Narrow | Chained | Either | SameAs | Together | Float | Int | Choice
 
 
 def fix(*value: Any) -> Fixed:
@@ -121,6 +128,11 @@ def narrow(config: type, **knobs: Any) -> Narrow:
             what = f"space: {config.__module__}.{name} cannot be {type(value).__name__.lower()}"
             raise Mistake(what, "give a value, or a range: Float, Int or Choice")
     return Narrow(config, tuple(knobs.items()))
+
+
+def chained(*parts: Narrow) -> Chained:
+    """Return a chain of reducers, each as `narrow` has it."""
+    return Chained(parts)
 
 
 def either(**options: Domain) -> Either:
@@ -159,6 +171,14 @@ class Space:
         for path, domain in self.domains:
             chosen |= _ask(trial, path, path, domain, chosen)
         return chosen
+
+    def answer(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a trial with these answers would choose, by path.
+
+        Raises:
+            Mistake: something is asked for that has no answer, or none that can be.
+        """
+        return self.suggest(_Answered(asked))
 
     def examples(self, named: Mapping[str, int] | None = None) -> Iterator[dict[str, Any]]:
         """Yield every combination of options, with ranges at their low and at their high end.
@@ -203,6 +223,36 @@ def _refuse_leaf(path: str, leaf: Domain, before: set[str]) -> None:
     if isinstance(leaf, SameAs) and leaf.path not in before:
         what = f"space: {path} is tied to {leaf.path!r}, which is not before it"
         raise Mistake(what, "put the other path first")
+
+
+class _Answered:
+    """A trial whose answers are known."""
+
+    def __init__(self, asked: Mapping[str, Any]) -> None:
+        self.asked = asked
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        return float(self._number(name, low, high))
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1) -> int:
+        return int(self._number(name, low, high))
+
+    def suggest_categorical(self, name: str, choices: list[Any]) -> Any:
+        value = self._answer(name)
+        if value not in choices:
+            raise Mistake(f"study: first has {name}={value!r}", f"one of {choices}")
+        return value
+
+    def _number(self, name: str, low: float, high: float) -> float:
+        value = self._answer(name)
+        if not low <= value <= high:
+            raise Mistake(f"study: first has {name}={value}", f"from {low} to {high}")
+        return float(value)
+
+    def _answer(self, name: str) -> Any:
+        if name not in self.asked:
+            raise Mistake(f"study: first has no {name!r}", f"it has {', '.join(self.asked)}")
+        return self.asked[name]
 
 
 class _Scripted:
@@ -262,6 +312,10 @@ def _value(trial: Trial, name: str, domain: Domain) -> Any:
             }
             made = config(**values)
             return (made,) if is_reducer(made) else made
+        case Chained(parts):
+            names = [part.config.__module__.rpartition(".")[2] for part in parts]
+            pairs = zip(names, parts, strict=True)
+            return tuple(one for own, part in pairs for one in _value(trial, f"{name}.{own}", part))
         case Float(low, high, log):
             return trial.suggest_float(name, low, high, log=log)
         case Int(low, high, step):

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import sys
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Literal, cast, get_args
-
-import torch
 
 from search_spaces.fit import (
     Learner,
+    Source,
     StageConfig,
     refuse_grids,
     refuse_other_model,
@@ -25,103 +24,18 @@ from search_spaces.fit import (
     refuse_unfit,
     with_field,
 )
-from search_spaces.objectives import GMACS, TOP1, Objective
+from search_spaces.objectives import AGREEMENT, GMACS, TOP1, Objective
 from search_spaces.space import Space
-from workloads import (
-    attention,
-    augment,
-    blocks,
-    branches,
-    clips,
-    cost,
-    decoder,
-    evaluate,
-    finetune,
-    frames,
-    losses,
-    mae,
-    merging,
-    metrics,
-    optim,
-    parts,
-    pretrain,
-    readers,
-    tokens,
-    trace,
-    training,
-    vit,
-)
+from search_spaces.stage import Stage, refuse_stages, refuse_teacher
+from workloads import finetune, load, pretrain
 from workloads.datasets import synthetic
-from workloads.knobs import Choice, canonical, key_of, knobs_of, shown
+from workloads.knobs import Choice, key_of, knobs_of, shown
 from workloads.mistakes import Mistake
 from workloads.reducers import base
 
-Kind = Literal["pretrain", "finetune", "evaluate"]
+__all__ = ["Control", "Stage", "Study", "params_of"]
+
 Control = Literal["drop", "frames", "resolution", "tome", "tome_schedule", "grid", "masking"]
-
-_CONFIGS = {
-    "pretrain": pretrain.Config,
-    "finetune": finetune.Config,
-    "evaluate": evaluate.Config,
-}
-
-# What a stage goes through beside the modules that its config names. Each must have a REVISION.
-_ALWAYS = (vit, blocks, trace, parts, clips, frames, attention, tokens)
-_BY_KIND = {
-    "pretrain": (pretrain, training, mae, decoder, branches, losses, augment, optim),
-    "finetune": (finetune, training, branches, losses, augment, optim),
-    "evaluate": (evaluate, augment, cost, metrics),  # augment: it normalises pixels
-}
-_BY_REDUCERS = (base, merging)  # which of them merges is their own affair
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """One piece of work: what to do, and which finished stages it reads."""
-
-    kind: Kind
-    config: StageConfig
-    inputs: tuple[tuple[Literal["weights", "teacher"], Stage], ...] = ()
-    name: Kind | Literal[""] = ""
-    """What paths call it where two stages are of one kind; "" = as its kind. What classifies images
-    may be the `pretrain` of what classifies videos. No part of its key."""
-
-    @property
-    def label(self) -> str:
-        """What paths begin with."""
-        return self.name or self.kind
-
-    def key(self, manifest_digest: str) -> str:
-        """Return the name of this work in the store: equal for equal results."""
-        inputs = [(role, stage.key(manifest_digest)) for role, stage in self.inputs]
-        build = torch.__version__.split("+")[0]  # the same work on a CPU and on a GPU
-        facts = [self.kind, canonical(self.config), self._revisions(), inputs]
-        return key_of([*facts, manifest_digest, {"torch": build, **readers.versions()}])
-
-    def chain(self) -> Iterator[Stage]:
-        """Yield the stages that this one needs, in order, and itself last."""
-        for _, stage in self.inputs:
-            yield from stage.chain()
-        yield self
-
-    def _revisions(self) -> dict[str, int]:
-        ways = getattr(self.config, "branches", ())  # chains of a training stand there, too
-        of_reducers = _BY_REDUCERS if self.config.reducers or ways else ()
-        through = (*_ALWAYS, *_BY_KIND[self.kind], *of_reducers)
-        needed = {module.__name__: module.REVISION for module in through}
-        modules = {*_modules_of(canonical(self.config))}
-        named = {name: getattr(sys.modules.get(name), "REVISION", None) for name in modules}
-        return needed | {name: found for name, found in named.items() if found is not None}
-
-
-def _modules_of(value: Any) -> Iterator[str]:  # Any: JSON
-    if isinstance(value, dict):
-        if "type" in value:
-            yield value["type"].rsplit(".", 1)[0]
-        value = list(value.values())
-    if isinstance(value, list):
-        for item in value:
-            yield from _modules_of(item)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,24 +51,30 @@ class Study:
     controls: tuple[Control, ...] = tuple(kind for kind in get_args(Control) if kind != "grid")
     """Derived for each point of the front, at its tokens; `grid`, the same clip with all of them,
     is of use where clips vary."""
+    first: tuple[tuple[tuple[str, Any], ...], ...] = ()  # Any: what a trial is answered
+    """What the first trials after the dense one answer, in the sampler's names (`Space.answer`)."""
     sampler: str = "tpe"
     """A function of `orchestrator/samplers.py`."""
     trials: int
     """In all, dense included; more may be asked for later."""
+    rungs: tuple[float, ...] = ()
+    """Shares of the val clips at which a trial may be stopped, such as (1 / 16, 1 / 4); () = each
+    is evaluated in full. For studies in which evaluation alone varies."""
     seed: int = 0
+    confirm_seeds: int = 3
+    """Further seeds on which a confirmation runs each point of the front."""
     data: synthetic.Config | None = None
     """Clips to make where none are given."""
 
     def key(self, manifest_digest: str) -> str:
         """Return the name of this study on these clips; its wording and length do not matter."""
-        aside = ("name", "question", "trials", "data")
+        aside = ("name", "question", "trials", "confirm_seeds", "data")
         fields = [f.name for f in dataclasses.fields(self) if f.name not in aside]
         whole = key_of([{name: getattr(self, name) for name in fields}, manifest_digest])
         return whole[:16]  # a folder name that people see
 
     def __post_init__(self) -> None:
-        if self.trials < 1:
-            raise Mistake(f"trials={self.trials} must be 1 or more", "dense alone is one trial")
+        _refuse_counts(self)
         if not re.fullmatch(r"\w[\w.-]*", self.name):
             raise Mistake(f"study: name={self.name!r} is no plain word", "it names a folder")
         for field in dataclasses.fields(self):
@@ -167,16 +87,52 @@ class Study:
             if control not in get_args(Control):
                 known = ", ".join(get_args(Control))
                 raise Mistake(f"study: controls has {control!r}", f"there are {known}")
-        _refuse_stages(self.stages)
+        refuse_stages(self.stages)
+        self._refuse_comparisons()
         labels = [stage.label for stage in self.stages]
         for path, _ in self.space.domains:
             if path.partition(".")[0] not in labels:
                 raise Mistake(f"space: {path!r} is of no stage of this study", f"{labels}")
 
+    def _refuse_comparisons(self) -> None:
+        """Refuse agreement between trainings, and rungs of what cannot be judged clip by clip."""
+        if AGREEMENT in self.objectives and self.trains:
+            what = "study: agreement is with the dense model of a study that trains nothing"
+            raise Mistake(what, "TOP1 in its place")
+        if not self.rungs:
+            return
+        ends = (0.0, *self.rungs, 1.0)
+        if any(low >= high for low, high in pairwise(ends)):
+            raise Mistake(f"study: rungs={self.rungs} must rise between 0 and 1", "(1 / 16, 1 / 4)")
+        others = [path for path, _ in self.space.domains if path.partition(".")[0] != "evaluate"]
+        if others:
+            what = f"study: rungs, where {others[0]} varies: a training has no clips to be spared"
+            raise Mistake(what, "vary evaluate.* alone, or leave rungs out")
+        if not {*self.objectives} <= {TOP1, AGREEMENT, GMACS}:
+            shown = ", ".join(o.name for o in self.objectives)
+            raise Mistake(f"study: rungs with objectives=({shown})", "TOP1 or AGREEMENT, and GMACS")
+
     @property
     def trains(self) -> bool:
         """Whether any stage learns."""
-        return any(stage.kind != "evaluate" for stage in self.stages)
+        return any(isinstance(stage.config, Learner) for stage in self.stages)
+
+    @property
+    def source(self) -> load.Config | None:
+        """The model from outside that is evaluated as it is, if there is one."""
+        config = dict(self.stages[-1].inputs)["weights"].config
+        return config if isinstance(config, load.Config) else None
+
+    @property
+    def lacks_model(self) -> bool:
+        """Whether a model from outside has still to be named."""
+        configs = [stage.config for stage in self.stages]
+        return any(isinstance(config, load.Config) and not config.digest for config in configs)
+
+    def unlabelled(self) -> Study:
+        """Return the same study for clips without labels: the dense model's stand in for them."""
+        told = tuple(AGREEMENT if one == TOP1 else one for one in self.objectives)
+        return replace(self, objectives=told)
 
     def plan(self, chosen: Mapping[str, Any]) -> Stage:
         """Return the last stage with the chosen values in it and in all that it needs.
@@ -204,7 +160,9 @@ class Study:
         Raises:
             Mistake: a chain is not legal in its host, a clip does not fit, a field does not exist.
         """
-        plans = {self.plan(chosen): None for chosen in ({}, *self.space.examples())}  # each once
+        first = [self.space.answer(dict(asked)) for asked in self.first]
+        every = ({}, *first, *self.space.examples())
+        plans = {self.plan(chosen): None for chosen in every}  # each once
         for config, learner in {pair: None for plan in plans for pair in _with_learners(plan)}:
             refuse_unfit(config, learner)
         for learner, source in {pair: None for plan in plans for pair in _successors(plan)}:
@@ -226,9 +184,19 @@ class Study:
         small: dict[Stage, Stage] = {}
         for stage in self.stages:
             inputs = tuple((role, small[needed]) for role, needed in stage.inputs)
-            small[stage] = replace(_shrink(stage), inputs=inputs)
+            # The space of a study of one model is made for clips of that length.
+            frames = self.source.clip.frames if self.source else 8
+            small[stage] = replace(_shrink(stage, frames), inputs=inputs)
         stages = tuple(small.values())
         return replace(self, stages=stages, trials=2, data=data)
+
+
+def _refuse_counts(study: Study) -> None:
+    if study.trials < 1:
+        raise Mistake(f"trials={study.trials} must be 1 or more", "dense alone is one trial")
+    if study.confirm_seeds < 1:
+        what = f"confirm_seeds={study.confirm_seeds} must be 1 or more"
+        raise Mistake(what, "3 tell how much a training varies")
 
 
 def _mutable(value: Any, place: str) -> Iterator[str]:  # Any: whatever stands in a study
@@ -243,57 +211,20 @@ def _mutable(value: Any, place: str) -> Iterator[str]:  # Any: whatever stands i
         yield f"{place}={value!r}"
 
 
-def _refuse_stages(stages: tuple[Stage, ...]) -> None:
-    if not stages or stages[-1].kind != "evaluate":
-        kinds = [stage.kind for stage in stages]
-        raise Mistake(f"study: stages={kinds} must end with an evaluation", "add one at the end")
-    for i, stage in enumerate(stages):
-        if not isinstance(stage.config, _CONFIGS.get(stage.kind, ())):
-            what = f"study: a stage of kind {stage.kind!r} cannot run {type(stage.config)}"
-            raise Mistake(what, f"kinds: {', '.join(_CONFIGS)}")
-        for role, needed in stage.inputs:
-            if needed not in stages[:i]:
-                what = f"study: the {role} of {stage.kind} come from no stage before it"
-                raise Mistake(what, "list that stage too, in front of those that read it")
-        _refuse_teacher(stage)
-        if stage.label not in _CONFIGS or (stage.label == "evaluate") != (stage.kind == "evaluate"):
-            what = f"study: a stage of kind {stage.kind!r} cannot be called {stage.name!r}"
-            raise Mistake(what, "pretrain and finetune are names for what trains")
-        weights = dict(stage.inputs).get("weights")
-        if stage.kind == "evaluate" and (weights is None or weights.kind != "finetune"):
-            remedy = 'inputs=(("weights", train),), with a stage that trains a classifier'
-            raise Mistake("study: an evaluation reads no weights of a finetune", remedy)
-        if stage.kind == "pretrain" and weights is not None and weights.kind != "pretrain":
-            what = f"study: a pretrain reads weights of a {weights.kind}"
-            raise Mistake(what, "only another pretrain has a decoder, too")
-
-
-def _refuse_teacher(stage: Stage) -> None:
-    teacher = dict(stage.inputs).get("teacher")
-    if teacher is not None and stage.kind == "evaluate":
-        raise Mistake("study: an evaluation has no teacher", "a training may")
-    if teacher is not None and not isinstance(teacher.config, finetune.Config):
-        raise Mistake(f"study: a stage of kind {teacher.kind!r} cannot teach", "a finetune can")
-    wanted = isinstance(stage.config, Learner) and stage.config.distil.weight > 0
-    if wanted and teacher is None:
-        what = f"study: {stage.kind} has distil.weight above 0 and no teacher"
-        raise Mistake(what, 'inputs=(("teacher", train),), with a stage that trains before it')
-
-
-def _with_learners(plan: Stage) -> Iterator[tuple[StageConfig, Learner]]:
-    """Yield the config of each stage and of the training whose model it uses."""
+def _with_learners(plan: Stage) -> Iterator[tuple[StageConfig, Source]]:
+    """Yield the config of each stage and of the one whose model it uses."""
     for stage in plan.chain():
         source = stage if stage.kind != "evaluate" else dict(stage.inputs)["weights"]
-        assert isinstance(source.config, Learner), "checked when the study is written"
+        assert isinstance(source.config, Source), "checked when the study is written"
         yield stage.config, source.config
 
 
-def _successors(plan: Stage) -> Iterator[tuple[Learner, Learner]]:
+def _successors(plan: Stage) -> Iterator[tuple[Learner, Source]]:
     """Yield each training that starts from the weights of another one, and that one."""
     for stage in plan.chain():
         source = dict(stage.inputs).get("weights")
         if source is not None and isinstance(stage.config, Learner):
-            assert isinstance(source.config, Learner), "checked when the study is written"
+            assert isinstance(source.config, Source), "checked when the study is written"
             yield stage.config, source.config
 
 
@@ -301,18 +232,22 @@ def _taught(plan: Stage) -> Iterator[tuple[Learner, finetune.Config]]:
     """Yield each training that learns from a teacher, and the teacher's."""
     for stage in plan.chain():
         if isinstance(stage.config, Learner) and stage.config.distil.weight:
-            _refuse_teacher(stage)  # the weight may be one that a search comes to
+            refuse_teacher(stage)  # the weight may be one that a search comes to
             source = dict(stage.inputs)["teacher"].config
             assert isinstance(source, finetune.Config), "checked when the study is written"
             yield stage.config, source
 
 
-def _shrink(stage: Stage) -> Stage:
-    clip = replace(stage.config.clip, frames=8, stride=1.0, size=32)
-    config: StageConfig = replace(stage.config, clip=clip, batch=8)
+def _shrink(stage: Stage, frames: int) -> Stage:
+    clip = replace(stage.config.clip, frames=frames, stride=1.0, size=32)
+    config: StageConfig = replace(stage.config, clip=clip)
+    if isinstance(config, Source):
+        model = replace(cast(Any, config.model), dim=16, heads=2, patch=8, frames=frames, size=32)
+        config = replace(config, model=model)
+    if not isinstance(config, load.Config):
+        config = replace(config, batch=8)
     if isinstance(config, Learner):
-        model = replace(cast(Any, config.model), dim=16, heads=2, patch=8, frames=8, size=32)
-        config = replace(config, steps=4, model=model)
+        config = replace(config, steps=4)
     if isinstance(config, pretrain.Config):
         config = replace(config, decoder=replace(config.decoder, dim=12, heads=2))
     return replace(stage, config=config)
@@ -326,6 +261,8 @@ def params_of(plan: Stage, paths: Mapping[str, Any]) -> dict[str, Any]:
     params: dict[str, Any] = {}
     last = {stage.label: stage for stage in plan.chain()}  # as paths are understood
     for stage in reversed(last.values()):
+        if stage.kind == "load":
+            continue  # the same for all plans
         prefix = "" if stage.kind == "evaluate" else f"{stage.label}."
         own = _chain_params(stage.config.reducers)
         params |= {prefix + name: value for name, value in own.items()}

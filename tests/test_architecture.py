@@ -28,37 +28,40 @@ LAYERS = (
     "workloads.reducers.* workloads.vit workloads.clips workloads.decoder workloads.datasets.*",
     "workloads.models workloads.losses workloads.normalise",
     "workloads.models.* workloads.cost workloads.datasets workloads.composition workloads.mae "
-    "workloads.branches workloads.sampling workloads.examine workloads.datasets.published",
+    "workloads.branches workloads.sampling workloads.load workloads.shelf workloads.examine "
+    "workloads.datasets.published",
     "workloads.layouts workloads.training",
     "workloads.folder",
     "workloads.finetune workloads.evaluate workloads.pretrain workloads.pretrained "
     "workloads.survey",
-    "workloads.predict",
+    "workloads.predict workloads.timing",
     # what may vary
     "search_spaces.objectives search_spaces.fit",
     "search_spaces.space search_spaces.equal",
+    "search_spaces.stage",
     "search_spaces.study",
+    "search_spaces.started",
     "search_spaces.demo",  # whose trained model other studies evaluate
     "search_spaces search_spaces.*",
     # Ray, Optuna, MLflow
     "orchestrator orchestrator.environment orchestrator.credentials orchestrator.files "
     "orchestrator.failures orchestrator.interrupts "
     "orchestrator.lock orchestrator.ledger orchestrator.words orchestrator.twins "
-    "orchestrator.arguments "
-    "orchestrator.sources orchestrator.journal",
-    "orchestrator.front orchestrator.samplers orchestrator.store orchestrator.cluster "
-    "orchestrator.chart orchestrator.display orchestrator.tracking orchestrator.checks "
-    "orchestrator.tables",
+    "orchestrator.arguments orchestrator.sources orchestrator.journal",
+    "orchestrator.race orchestrator.front orchestrator.samplers orchestrator.store "
+    "orchestrator.cluster orchestrator.chart orchestrator.display orchestrator.tracking "
+    "orchestrator.checks orchestrator.intervals orchestrator.inventory",
     "orchestrator.board orchestrator.data orchestrator.train orchestrator.memory "
     "orchestrator.figure orchestrator.page orchestrator.machine orchestrator.parcel "
     "orchestrator.served orchestrator.predict orchestrator.registry orchestrator.examiners",
     "orchestrator.stages orchestrator.pool orchestrator.summary orchestrator.report "
-    "orchestrator.doctor orchestrator.jobs orchestrator.advise",
-    "orchestrator.trial orchestrator.crew orchestrator.submit orchestrator.publish "
-    "orchestrator.card orchestrator.ingest",
-    "orchestrator.search orchestrator.export",
-    "orchestrator.controls",
+    "orchestrator.checkpoint orchestrator.doctor orchestrator.jobs orchestrator.advise",
+    "orchestrator.tables orchestrator.trial orchestrator.crew orchestrator.submit "
+    "orchestrator.publish orchestrator.card orchestrator.confirmed orchestrator.ingest",
+    "orchestrator.search orchestrator.export orchestrator.verdict",
+    "orchestrator.controls orchestrator.racer orchestrator.confirmation",
     "orchestrator.run",
+    "orchestrator.confirm",
     "orchestrator.__main__",
 )
 

@@ -53,6 +53,13 @@ class Config:
             shown = f"frames={self.frames}, stride={self.stride}, size={self.size}"
             raise Mistake(f"clip: {shown} must be above 0")
 
+    @property
+    def span(self) -> int:
+        """Frames of a video that a clip needs; a shorter one repeats frames."""
+        if self.sampling == "segments":
+            return self.frames
+        return int((self.frames - 1) * self.stride) + 1
+
 
 def seed_of(*parts: int) -> int:
     """Return a seed in [0, 2^63) for a tuple of numbers: the same everywhere, unlike for others."""
@@ -84,8 +91,7 @@ def frame_indices(num_frames: int, config: Config, start: Start) -> list[int]:
             return segment_middles(num_frames, config.frames, start)
         return segment_draws(num_frames, config.frames, start)
     place = view_start(*start) if isinstance(start, View) else start
-    span = int((config.frames - 1) * config.stride) + 1
-    spare = max(num_frames - span, 0)
+    spare = max(num_frames - config.span, 0)
     first = min(int(place * (spare + 1)), spare)  # each place has an equal share of [0, 1)
     last = num_frames - 1
     return [min(first + int(i * config.stride), last) for i in range(config.frames)]
@@ -220,13 +226,21 @@ class ClipSet:
 
     def load(self, ids: Sequence[int], config: Config, starts: Sequence[Start]) -> Tensor:
         """Return clips as uint8 (B, C, T, H, W) on the device; `starts` as in `frame_indices`."""
+        return self.send(self.prepare(ids, config, starts))
+
+    def prepare(self, ids: Sequence[int], config: Config, starts: Sequence[Start]) -> np.ndarray:
+        """Return clips as uint8 (B, T, H, W, C) in memory; see `load`."""
         clips = []
         for clip_id, start in zip(ids, starts, strict=True):
             frames_THWC = self.frames_of(clip_id)
             chosen = frame_indices(len(frames_THWC), config, start)
             clips.append(fit(frames_THWC[chosen], config))
-        batch_BTHWC = torch.from_numpy(np.stack(clips)).to(self.device, non_blocking=True)
-        return batch_BTHWC.permute(0, 4, 1, 2, 3)
+        return np.stack(clips)
+
+    def send(self, batch_BTHWC: np.ndarray) -> Tensor:
+        """Return what `prepare` gave as a model takes it: (B, C, T, H, W), on the device."""
+        batch = torch.from_numpy(batch_BTHWC).to(self.device, non_blocking=True)
+        return batch.permute(0, 4, 1, 2, 3)
 
     def labels_of(self, ids: Sequence[int]) -> Tensor:
         """Return the classes of some clips, (B,), on the device."""

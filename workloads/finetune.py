@@ -9,7 +9,7 @@ Legend: B clips, K classes, C T H W video.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from workloads import augment, clips, optim
+from workloads import augment, clips, load, optim
 from workloads.branches import Branch, Branches, Distil, Teacher, teacher_of
 from workloads.clips import ClipSet, Grids
 from workloads.knobs import Float
 from workloads.mistakes import Mistake
 from workloads.models import HostConfig
 from workloads.reducers import base
-from workloads.stage import Inputs, Report, Result
+from workloads.stage import Input, Inputs, Report, Result
 from workloads.training import Trainer
 from workloads.vit import VideoTransformer, is_added
 
@@ -128,7 +128,7 @@ def run(config: Config, clip_set: ClipSet, inputs: Inputs, report: Report) -> Re
     config.check()
     model = config.model.build(len(clip_set.classes), config.reducers, config.seed)
     if "weights" in inputs:
-        adopt(model, load_file(inputs["weights"].weights))
+        adopt(model, _weights(inputs["weights"], clip_set.classes))
     if config.train == "added":
         freeze(model)
     model.to(clip_set.device).train()
@@ -136,6 +136,14 @@ def run(config: Config, clip_set: ClipSet, inputs: Inputs, report: Report) -> Re
     trainer.run(report)
     weights = {name: weight.cpu().contiguous() for name, weight in model.state_dict().items()}
     return Result(weights, {**trainer.metrics(), "train/steps": config.steps}, None)
+
+
+def _weights(source: Input, classes: Sequence[str]) -> dict[str, Tensor]:
+    """Return the weights to start from, without a head whose outputs mean something else."""
+    weights = load_file(source.weights)
+    if isinstance(source.config, load.Config) and not source.config.names(classes):
+        weights = {name: w for name, w in weights.items() if not name.startswith("heads.")}
+    return weights
 
 
 def adopt(model: VideoTransformer, weights: dict[str, Tensor]) -> tuple[str, ...]:

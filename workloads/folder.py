@@ -60,6 +60,13 @@ class Folder:
     """What it is shown of a video, if it was saved with that."""
 
 
+def shown_by(folder: Folder) -> sampling.Config:
+    """Return what a model is shown of a video: as it was saved, or as such a model usually is."""
+    frames = getattr(folder.config, "frames", 16)
+    usual = clips.Config(frames=frames, size=folder.config.size, fit=folder.fit)
+    return folder.sampling or sampling.Config(clip=usual)
+
+
 def read(path: str | Path) -> Folder:
     """Return what a folder says of its model; its weights are not looked at.
 
@@ -203,7 +210,7 @@ def weights_of(folder: Folder) -> dict[str, Tensor]:
         Mistake: there are none, only pickled ones, or some that are no finite numbers.
     """
     found: dict[str, Tensor] = {}
-    for path in _files(folder.path):
+    for path in files_of(folder.path):
         try:
             found |= load_file(path)
         except (OSError, SafetensorError) as error:
@@ -223,7 +230,7 @@ def _is_finite(weight: Tensor) -> bool:
     return weight.is_floating_point() and bool(weight.float().isfinite().all())
 
 
-def _files(path: Path) -> list[Path]:
+def files_of(path: Path) -> list[Path]:
     """Return the files that hold the weights of a folder."""
     if (path / WEIGHTS).is_file():
         return [path / WEIGHTS]

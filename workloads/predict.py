@@ -28,7 +28,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workloads import augment, cache, clips, evaluate, frames, pretrained, readers, sampling
+from workloads import augment, cache, clips, evaluate, frames, pretrained, readers
+from workloads import folder as folders
 from workloads.clips import CPU, View, seed_of
 from workloads.datasets.folders import SUFFIXES
 from workloads.folder import Folder, read
@@ -70,7 +71,7 @@ class Predictor:
         folder = read(path)
         self.model = pretrained.of(folder).to(device)
         self.device, self.host, self.is_ours = device, folder.config, folder.sampling is not None
-        self.sampling = folder.sampling or _usual(folder)
+        self.sampling = folders.shown_by(folder)
         self._check(folder)
         num_classes = self.model.num_classes[self.sampling.head]
         self.classes = folder.labels or tuple(f"LABEL_{i}" for i in range(num_classes))
@@ -86,10 +87,7 @@ class Predictor:
     @property
     def span(self) -> int:
         """Frames of a video that a clip spans; a shorter one repeats frames."""
-        clip = self.sampling.clip
-        if clip.sampling == "segments":
-            return clip.frames
-        return int((clip.frames - 1) * clip.stride) + 1
+        return self.sampling.clip.span
 
     def __call__(self, paths: Sequence[str | Path], batch: int = BATCH) -> Iterator[Answer]:
         """Yield an answer a video, in their order."""
@@ -157,13 +155,6 @@ class Predictor:
                 logits_BK = self.model(pixels, None, shown.head, seeds)
             logits_VBK.append(logits_BK.float())
         return evaluate.average(torch.stack(logits_VBK)).cpu()
-
-
-def _usual(folder: Folder) -> sampling.Config:
-    clip = clips.Config(
-        frames=getattr(folder.config, "frames", 16), size=folder.config.size, fit=folder.fit
-    )
-    return sampling.Config(clip=clip)
 
 
 # Which videos.

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from workloads import clips, layouts, mae, names, sampling
 from workloads import folder as folders
+from workloads import load as given
 from workloads.folder import Folder, read
 from workloads.layouts import HostConfig
 from workloads.mistakes import Mistake
@@ -107,6 +108,38 @@ def load_pretraining(
     model = mae.build(folder.config, reducers, folder.decoder, visible_keep)
     _fill(mae.weights_of(model), folder, folders.weights_of(folder), ())
     return model.eval()
+
+
+def described(path: str | Path) -> given.Config:
+    """Return what a folder is to a study; its weights are hashed, not read.
+
+    Raises:
+        Mistake: as `load`.
+    """
+    folder = read(path)
+    files = folders.files_of(folder.path)
+    num = _own_classes(folder, folders.weights_of(folder)) or 0
+    labels = folder.labels if len(folder.labels) == num else given.placeholders(num)
+    return given.Config(
+        model=folder.config,
+        clip=folders.shown_by(folder).clip,
+        labels=labels,
+        reducers=folder.chain,
+        decoder=folder.decoder,
+        digest=given.digest_of(files),
+    )
+
+
+def weights_of(path: str | Path, described: given.Config) -> dict[str, Tensor]:
+    """Return the weights of a folder as the stage `load` leaves them: by our names.
+
+    Of a folder without a head, or with a decoder, what it does not have is left out.
+    """
+    if described.decoder is not None:
+        return dict(mae.weights_of(load_pretraining(path)))
+    weights = dict(load(path, num_classes=None if described.labels else 1).state_dict())
+    is_headless = not described.labels
+    return {n: w for n, w in weights.items() if not (is_headless and n.startswith("heads."))}
 
 
 def _own_classes(folder: Folder, weights: Mapping[str, Tensor]) -> int | None:

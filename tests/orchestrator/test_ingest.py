@@ -20,7 +20,7 @@ from conftest import ROOT, Ended, command, environment, paretoken
 
 from orchestrator import examiners, ingest, journal
 from orchestrator.__main__ import main
-from orchestrator.tables import BAD_COLUMNS, COLUMNS
+from orchestrator.inventory import BAD_COLUMNS, COLUMNS
 from workloads import datasets
 from workloads.barcodes import barcode, numbers_of
 from workloads.datasets import synthetic

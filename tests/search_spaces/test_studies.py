@@ -135,7 +135,7 @@ def test_a_study_that_does_not_exist_is_named_with_the_nearest(name: str, words:
         ("import sys; sys.exit(3)", "SystemExit: 3\n  mend the file"),
         ("def study(): raise SystemExit", "SystemExit\n  mend study()"),
         ("def study(): raise KeyError('tide')", "KeyError: 'tide'\n  mend study()"),
-        ("def study(x): return x", "TypeError: study() missing 1 required"),
+        ("def study(x, y): return x", "TypeError: study() missing 1 required"),
     ],
 )
 def test_a_file_without_a_study_is_refused_with_its_last_line(

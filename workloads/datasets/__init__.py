@@ -25,7 +25,8 @@ def load(data: Path, *, trains: bool, seed: int = 0, hashes: Path | None = None)
 
     Args:
         data: class folders, or a CSV `path,label[,split[,group]]`.
-        trains: whether clips to train on are needed; if not, an unsplit data set is val and test.
+        trains: whether clips to train on, and labels, are needed; if not, an unsplit data set is
+            val and test, and clips that are there to train on are left out.
         seed: decides which clips go where as far as splits are not given.
         hashes: JSON file that remembers contents, so that no file is read a second time.
 
@@ -33,29 +34,45 @@ def load(data: Path, *, trains: bool, seed: int = 0, hashes: Path | None = None)
         Mistake: something about the data that a person can put right.
     """
     field = f"--data {data}"
-    rows = _rows(data, field)
-    _check_classes(rows, field)
+    rows = _rows(data, field, trains)
+    _check_classes(rows, field, trains)
     clips, notes = splits.assign(rows, trains=trains, seed=seed, field=field)
-    _check_splits(clips, ("train", "val") if trains else ("val",), field)
+    if trains:
+        _check_splits(clips, ("train", "val"), field)
+    else:
+        clips = _to_judge(clips, field)
     clips = sorted(clips, key=lambda clip: clip.path)
     root = (data if data.is_dir() else data.parent).absolute()
     return Manifest(root, tuple(clips), digest_of(root, clips, hashes), notes)
 
 
-def _rows(data: Path, field: str) -> list[Clip]:
+def _rows(data: Path, field: str, needs_labels: bool) -> list[Clip]:
     if data.is_dir():
-        return folders.rows(data, field)
+        return folders.rows(data, field, needs_labels)
     if data.is_file() and data.suffix.lower() == ".csv":
-        return csv.rows(data, field)
+        return csv.rows(data, field, needs_labels)
     problem = "is neither a folder nor a .csv file" if data.exists() else "does not exist"
     raise Mistake(f"{field}: {problem}", "give class folders, or a CSV path,label[,split[,group]]")
 
 
-def _check_classes(clips: Sequence[Clip], field: str) -> None:
+def _to_judge(clips: Sequence[Clip], field: str) -> list[Clip]:
+    """Return the clips of val and test, all that a study reads that trains nothing."""
+    kept = [clip for clip in clips if clip.split != "train"]
+    if not any(clip.split == "val" for clip in kept):
+        what = f"{field}: no val clips ({len(clips)} clips in all)"
+        raise Mistake(what, "name some of them val, or give no splits at all")
+    return kept
+
+
+def _check_classes(clips: Sequence[Clip], field: str, needs_labels: bool) -> None:
     if not clips:
         raise Mistake(f"{field}: no videos", f"known endings: {' '.join(folders.SUFFIXES)}")
+    without = [clip.path for clip in clips if not clip.label]
+    if 0 < len(without) < len(clips):
+        what = f"{field}: {len(without)} of {len(clips)} clips have no label, such as {without[0]}"
+        raise Mistake(what, "give every clip a label, or none")
     classes = {clip.label for clip in clips}
-    if len(classes) == 1:
+    if len(classes) == 1 and needs_labels:
         only = f'only one class, "{classes.pop()}" ({len(clips)} videos)'
         raise Mistake(f"{field}: {only}", "give at least two: a folder a class, or a label a row")
 

@@ -18,9 +18,9 @@ from workloads.readers import Decoder
 Row = tuple[int, Clip]  # with its line in the file, for messages
 
 
-def rows(path: Path, field: str) -> list[Clip]:
+def rows(path: Path, field: str, needs_labels: bool = True) -> list[Clip]:
     """Return a clip for every row of a CSV; `field` names the file in a Mistake."""
-    numbered = _parsed(path, field, ("path", "label"))
+    numbered = _parsed(path, field, ("path", "label") if needs_labels else ("path",))
     _check_missing(numbered, path, field)
     return [clip for _, clip in numbered]
 
@@ -51,7 +51,7 @@ def _parse(path: Path, field: str, needed: Sequence[str]) -> list[Row]:
                     "the first line must name the columns: path,label[,split[,group]]",
                 )
         table.fieldnames = columns
-        return [(table.line_num, _clip(row, table.line_num, path, field, needed)) for row in table]
+        return [(line := table.line_num, _clip(row, line, path, field, needed)) for row in table]
 
 
 def _clip(row: dict[str, str], line: int, path: Path, field: str, needed: Sequence[str]) -> Clip:

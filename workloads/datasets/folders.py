@@ -26,14 +26,20 @@ LAYOUT = (
 )
 
 
-def rows(root: Path, field: str) -> list[Clip]:
-    """Return a clip for every video below `root`; `field` names the folder in a Mistake."""
-    return labelled([video for video in walk(root).videos if (root / video).is_file()], field)
+def rows(root: Path, field: str, needs_labels: bool = True) -> list[Clip]:
+    """Return a clip for every video below `root`; `field` names the folder in a Mistake.
+
+    Where no labels are needed, videos that all lie in `root` itself have none.
+    """
+    found = [video for video in walk(root).videos if (root / video).is_file()]
+    return labelled(found, field, needs_labels)
 
 
-def labelled(videos: Sequence[PurePosixPath], field: str) -> list[Clip]:
+def labelled(videos: Sequence[PurePosixPath], field: str, needs_labels: bool = True) -> list[Clip]:
     """Return a clip for each of some paths, sorted; they are relative to the root."""
     videos = sorted(videos)
+    if not needs_labels and all(len(video.parts) == 1 for video in videos):
+        return [Clip(str(video), "") for video in videos]
     depth = 1 if _has_splits(videos) else 0
     for video in videos:
         if len(video.parts) < depth + 2:

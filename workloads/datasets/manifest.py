@@ -30,6 +30,7 @@ class Clip:
     path: str
     """Relative to the manifest's root, with forward slashes."""
     label: str
+    """Empty is not given."""
     split: str = ""
     """`train`, `val` or `test`; empty is not given."""
     group: str = ""
@@ -58,6 +59,11 @@ class Manifest:
     def classes(self) -> tuple[str, ...]:
         """The names of the classes, sorted: a label's number is its position."""
         return tuple(sorted({clip.label for clip in self.clips}))
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether clips have labels; all of them have, or none."""
+        return self.classes != ("",)
 
     @cached_property
     def labels(self) -> tuple[int, ...]:
