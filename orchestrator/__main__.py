@@ -193,10 +193,12 @@ def ingest(args: argparse.Namespace) -> Answer:
     with Display() as display:
         made, found = intake.ingest(options, display)
     seconds = time.monotonic() - begun
-    if made.rows and args.advice_seconds:
-        page = argparse.Namespace(**vars(args) | {"src": made.csv, "seconds": args.advice_seconds})
-        advise(page)
     _print(args, *intake.told(options, made, found, seconds))
+    if made.rows and args.advice_seconds:
+        _print(args, "")
+        advise(
+            argparse.Namespace(**{**vars(args), "src": made.csv, "seconds": args.advice_seconds})
+        )
     return intake.answer(options, made, seconds)
 
 

@@ -8,6 +8,7 @@ is in the journal before the next video is begun.
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -42,6 +43,7 @@ def examine(
         OSError, or an error of Ray's that it stands behind: the disk takes no more.
     """
     hush()
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it says of a full disk, we say
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     rows = [{"key": key, "job": json.dumps(asdict(job))} for key, job in jobs.items()]

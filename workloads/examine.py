@@ -184,10 +184,10 @@ def answer(question: str, beat: Beat) -> str:
     job = Job(**{**fields, "target": Target(**fields["target"])})
     try:
         return json.dumps({"verdict": asdict(examine(job, beat))})
-    except OSError as error:
-        refused = [error.errno, error.strerror or str(error), str(error.filename or job.folder)]
-        return json.dumps({"refused": refused})
-    except Exception as error:  # a file has broken something: it is the file that goes
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in normalise.REFUSALS:
+            return json.dumps({"refused": [error.errno, error.strerror, str(error.filename)]})
+        # A file has broken something: it is the file that goes.
         first_line = f"{type(error).__name__}: {error}".partition("\n")[0][:160]
         return json.dumps({"verdict": asdict(Verdict(action="quarantined", reason=first_line))})
 

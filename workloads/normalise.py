@@ -28,7 +28,8 @@ GOP = 24
 CONTAINER = {"movflags": "+faststart", "use_editlist": "0", "fflags": "+bitexact"}
 CODEC = {"preset": "veryfast", "g": str(GOP), "bf": "0", "threads": "1", **CANONICAL}
 MOST_DENOMINATOR = 1001  # 30000/1001 frames a second, and the like
-REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+# What is no fault of a video: the next one would meet the same.
+REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +18,13 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT, Ended, command, environment, paretoken
 
-from orchestrator import examiners, ingest, journal
+from orchestrator import examiners, failures, ingest, journal
 from orchestrator.__main__ import main
 from orchestrator.inventory import BAD_COLUMNS, COLUMNS
 from workloads import datasets
 from workloads.barcodes import barcode, numbers_of
 from workloads.datasets import synthetic
-from workloads.examine import Verdict
+from workloads.examine import Job, Verdict
 
 NUM_CLIPS = 60
 BAD = {"run/text.mp4": b"no video", "jump/empty.mp4": b""}
@@ -256,6 +256,31 @@ def test_a_decoder_that_hangs_or_dies_twice_costs_only_its_video(
     )
     died = examiners.verdict_on("die", 0.5, "bad_decoder")
     assert died.reason == "its decoder died of signal 6, 2 times"
+
+
+def test_what_the_disk_refuses_is_no_verdict_and_may_be_gone_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "full_disk.py").write_text(
+        "import errno, os\n"
+        "from workloads import examine, isolation\n"
+        "def full(job, beat):\n"
+        "    number = getattr(errno, job.link)\n"
+        "    raise OSError(number, os.strerror(number), '/out/x.mp4')\n"
+        "examine.examine = full\n"
+        "isolation.serve(examine.answer)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    job = Job(source="/src/x.mp4", folder="/out", link="ENOSPC", copy="x.mp4")
+    with pytest.raises(OSError, match="No space left on device: '/out/x.mp4'"):
+        examiners.verdict_on(json.dumps(asdict(job)), 60, "full_disk")
+    job = replace(job, link="EFBIG")  # of this video alone
+    verdict = examiners.verdict_on(json.dumps(asdict(job)), 60, "full_disk")
+    assert verdict.action == "quarantined"
+    assert "File too large" in verdict.reason
+    code, text = failures.explain(ingest.Stopped("/out: No space left on device"), ["ingest", "a"])
+    assert code == 1
+    assert text.endswith("nothing is lost. Continue with: paretoken ingest a")
 
 
 def test_a_torn_line_of_the_journal_is_passed_over(tmp_path: Path) -> None:
