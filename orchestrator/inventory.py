@@ -74,7 +74,7 @@ def take(out: Path, found: Listing, verdicts: Mapping[str, Verdict]) -> Inventor
     rows = [_row(clip, verdicts[clip.path], settled.notes) for clip in settled.clips]
     reasons = {path: v.reason for path, v in verdicts.items() if v.action == "quarantined"}
     bad = [
-        {"path": safe(path), **_given(clips[path]), "reason": reason}
+        {"path": safe(path), **_given(clips[path]), "reason": safe(reason)}
         for path, reason in {**reasons, **settled.leaving}.items()
     ]
     bad += [{"path": path, "reason": reason} for path, reason in found.closed]

@@ -18,12 +18,14 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT, Ended, command, environment, paretoken
 
-from orchestrator import examiners, failures, ingest, journal
+from orchestrator import examiners, failures, ingest, inventory, journal
 from orchestrator.__main__ import main
 from orchestrator.inventory import BAD_COLUMNS, COLUMNS
+from orchestrator.sources import Listing, Source
 from workloads import datasets
 from workloads.barcodes import barcode, numbers_of
-from workloads.datasets import synthetic
+from workloads.datasets import Clip, synthetic
+from workloads.datasets.splits import SIDES
 from workloads.examine import Job, Verdict
 
 NUM_CLIPS = 60
@@ -200,6 +202,24 @@ def test_copies_on_two_sides_are_quarantined_from_one_and_do_not_count_as_bad(
     assert not (out / "videos" / "run" / "00.mp4").is_symlink()
 
 
+def test_tables_are_utf8_whatever_the_names_are(tmp_path: Path) -> None:
+    names = [os.fsdecode(name) for name in (b"caf\xe9.mp4", b"th\xe9.mp4", b"new\nline.mp4")]
+    clips = [Clip(name, "a", split) for name, split in zip(names, SIDES, strict=True)]
+    sources = tuple(
+        Source(file=f"/{c.path}", clip=c, link=f"{i}.mp4", copy=f"{i}.mp4", size=1, mtime_ns=1)
+        for i, c in enumerate(clips)
+    )
+    same = Verdict(action="accepted", path="0.mp4", decoder="decord", pictures="x")
+    bad = Verdict(action="quarantined", reason="empty file")
+    verdicts = dict(zip(names, (same, same, bad), strict=True))
+    inventory.write(inventory.take(tmp_path, Listing(sources), verdicts))
+    assert [row["source"] for row in rows(tmp_path / "manifest.csv")] == ["th%E9.mp4"]
+    assert {row["path"]: row["reason"] for row in rows(tmp_path / "quarantine.csv")} == {
+        "caf%E9.mp4": "shows the same as th%E9.mp4, which is in val",
+        "new%0Aline.mp4": "empty file",
+    }
+
+
 @pytest.mark.parametrize(
     ("src", "out", "complaint"),
     [
@@ -272,7 +292,7 @@ def test_what_the_disk_refuses_is_no_verdict_and_may_be_gone_on_from(
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     job = Job(source="/src/x.mp4", folder="/out", link="ENOSPC", copy="x.mp4")
-    with pytest.raises(OSError, match="No space left on device: '/out/x.mp4'"):
+    with pytest.raises(OSError, match=r"No space left on device: '/out/x\.mp4'"):
         examiners.verdict_on(json.dumps(asdict(job)), 60, "full_disk")
     job = replace(job, link="EFBIG")  # of this video alone
     verdict = examiners.verdict_on(json.dumps(asdict(job)), 60, "full_disk")
