@@ -24,8 +24,8 @@ FULL = """from dataclasses import replace
 import search_spaces
 
 
-def study():
-    whole = search_spaces.load({study!r})
+def study(source=None):
+    whole = search_spaces.load({study!r}, source)
     return replace(whole, name=whole.name + "_full", rungs=(), controls=())
 """
 ROUNDING = 1e-9  # of sums in another order, relative

@@ -105,7 +105,7 @@ def _measured(made: Summary, record: Record) -> str:
 
 {label(axes.cost)} are 1e9 multiply-accumulates of one view; {saved} fewer than dense.
 {_error(made, record, axes)}
-{_confirmed(made, record, axes)}
+{confirmation(made, record, axes)}
 
 | metric | value |
 | :-- | --: |
@@ -119,7 +119,7 @@ def _error(made: Summary, record: Record, axes: Axes) -> str:
     return f"val split, {clips} clips: standard error {error:.1f} points."
 
 
-def _confirmed(made: Summary, record: Record, axes: Axes) -> str:
+def confirmation(made: Summary, record: Record, axes: Axes) -> str:
     """Say what `paretoken confirm` found of this point, if it looked at it."""
     found, entry = made.get("confirmed"), confirmed_of(made, record.trial)
     if found is None or entry is None:

@@ -51,7 +51,7 @@ class Confirmation:
         self.seeds = tuple(SEED_STEP * (i + 1) for i in range(study.confirm_seeds))
         trials = ledger.trials()
         on_front = summary.front_records(list(trials.values()), study.objectives)
-        self.points = [Point(record, self._seeds_of(record)) for record in on_front]
+        self.points = [Point(record, self.seeds_of(record)) for record in on_front]
         self.dense = self._dense(trials)
 
     def _dense(self, trials: dict[int, Record]) -> Point | None:
@@ -60,7 +60,7 @@ class Confirmation:
         if record is None or record.state != "complete":
             return None
         among = (point for point in self.points if point.record.trial == DENSE)
-        return next(among, Point(record, self._seeds_of(record)))
+        return next(among, Point(record, self.seeds_of(record)))
 
     @property
     def all(self) -> list[Point]:
@@ -73,7 +73,7 @@ class Confirmation:
         plan = self.study.plan(choice_of(self.study, record.trial, record.asked)).reseeded(seed)
         return replace(plan, config=replace(_evaluation(plan), split=SPLIT))
 
-    def _seeds_of(self, record: Record) -> tuple[int, ...]:
+    def seeds_of(self, record: Record) -> tuple[int, ...]:
         """Return the seeds that a point needs: one where others would give the same logits."""
         plan = self.plan(record, 0)
         source = _source(plan).config

@@ -38,7 +38,9 @@ def covers_slowly(a: Entrant, b: Entrant, dense: Entrant) -> bool:
         hits.append(int(a.hit_C[c]) - int(b.hit_C[c]))
         costs.append((b.macs_C[c] - a.macs_C[c]) / dense.macs_C.mean())
     more = sum(costs) / seen
-    noise = sum((cost - more) ** 2 for cost in costs) / seen
+    own = (a.macs_C.var() + b.macs_C.var()) / dense.macs_C.mean() ** 2
+    noise = (sum(cost**2 for cost in costs) + race.PRIOR * own) / seen - more**2
+    noise = noise if noise > 1e-9 else 0.0
     z = NormalDist().inv_cdf(1 - race.COST_ALPHA)
     is_cheap = more + z * math.sqrt(noise / seen * unseen / total) <= 1e-9
     if not unseen:
@@ -47,7 +49,8 @@ def covers_slowly(a: Entrant, b: Entrant, dense: Entrant) -> bool:
     var = (sum(s * s for s in softs) + race.PRIOR) / seen - mean**2 * seen / (seen + 1)
     discord = (sum(hit != 0 for hit in hits) + race.PRIOR) / (seen + 1)
     sd = math.sqrt(unseen**2 * var / seen + unseen * discord)
-    z = NormalDist().inv_cdf(1 - race.ALPHA)
+    share = a.macs_C.mean() / dense.macs_C.mean()
+    z = NormalDist().inv_cdf(1 - min(race.ALPHA * share**2, race.MOST_ALPHA))
     return is_cheap and sum(hits) + unseen * mean + z * sd <= race.MARGIN * total
 
 
