@@ -14,15 +14,17 @@ import logging
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from orchestrator import failures, interrupts
+from orchestrator.arguments import add_advise, add_ingest
+from orchestrator.arguments import count as _count
+from orchestrator.arguments import path as _path
 from orchestrator.environment import prepare
 from workloads.mistakes import Mistake
-
-NOT_YET = ("ingest", "advise")
 
 Answer = tuple[int, dict[str, Any]]
 """Exit code and the JSON object of `--json`."""
@@ -62,6 +64,8 @@ def parser() -> Parser:
     videos = "files, folders of them, or lists (.txt, .csv)"
     predict.add_argument("videos", type=_path, nargs="+", metavar="VIDEO", help=videos)
     predict.add_argument("--batch", type=_count, default=8, metavar="N", help="videos at once")
+    add_ingest(verbs.add_parser("ingest", help="check, normalise and count videos"))
+    add_advise(verbs.add_parser("advise", help="what each reduction can save on videos, no model"))
     submit = verbs.add_parser("submit", help="run a study on a Ray cluster, as a job")
     submit.add_argument("study", nargs="?", metavar="STUDY")
     _add_selection(submit)
@@ -70,8 +74,6 @@ def parser() -> Parser:
     for word in ("status", "logs", "stop"):
         submit.add_argument(f"--{word}", metavar="ID", help=f"{word} of a job that was submitted")
     verbs.add_parser("doctor", help="check the installation, a line a thing")
-    for command in NOT_YET:
-        verbs.add_parser(command, help="not yet", add_help=False)
     for verb in verbs.choices.values():
         verb.add_argument("--json", action="store_true", help="one JSON object, last on stdout")
     return top
@@ -95,18 +97,6 @@ def _add_store(verb: argparse.ArgumentParser, note: str = "default: ./paretoken-
     store = Path("paretoken-store")
     verb.add_argument("--store", type=_path, default=store, metavar="DIR", help=note)
     verb.add_argument("--tracking-uri", metavar="URI", help="MLflow (default: in the store)")
-
-
-def _path(text: str) -> Path:
-    if not text.strip():  # a variable of the shell that is not set; it would mean this folder
-        raise argparse.ArgumentTypeError(f"{text!r} is no path")
-    return Path(text)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, 1 or more")
-    return int(text)
 
 
 def run(args: argparse.Namespace) -> Answer:
@@ -193,6 +183,38 @@ def predict(args: argparse.Namespace) -> Answer:
     return labeller.predict(args.folder, args.videos, args.batch, args.json, tell)
 
 
+def ingest(args: argparse.Namespace) -> Answer:
+    """Check, normalise and count videos, and write their manifest."""
+    from orchestrator import ingest as intake
+    from orchestrator.display import Display
+
+    begun = time.monotonic()
+    options = intake.of(args)
+    with Display() as display:
+        made, found = intake.ingest(options, display)
+    seconds = time.monotonic() - begun
+    _print(args, *intake.told(options, made, found, seconds))
+    if made.rows and args.advice_seconds:
+        _print(args, "")
+        advise(
+            argparse.Namespace(**{**vars(args), "src": made.csv, "seconds": args.advice_seconds})
+        )
+    return intake.answer(options, made, seconds)
+
+
+def advise(args: argparse.Namespace) -> Answer:
+    """Say what each reduction can save on videos."""
+    from orchestrator import advise as adviser
+    from orchestrator.display import Display
+
+    with Display() as display:
+        advice = adviser.advise(args.src, args.seconds, display)
+    made = adviser.answer(advice)
+    files = adviser.write(made, args.out)
+    _print(args, *adviser.told(made), f"figure  {files[1]}")
+    return 0, made
+
+
 def studies(args: argparse.Namespace) -> Answer:
     """List the studies with their question."""
     import search_spaces
@@ -217,24 +239,17 @@ def doctor(args: argparse.Namespace) -> Answer:
     return examiner.doctor(lambda line: _print(args, line))
 
 
-def not_yet(args: argparse.Namespace) -> Answer:
-    """Say that a command does not exist yet."""
-    raise Mistake(
-        f"`{args.command}` is not there yet",
-        "run, front, confirm, export, predict, studies, submit, doctor are",
-    )
-
-
 COMMANDS: dict[str, Callable[[argparse.Namespace], Answer]] = {
     "run": run,
     "front": front,
     "confirm": confirm,
     "export": export,
     "predict": predict,
+    "ingest": ingest,
+    "advise": advise,
     "studies": studies,
     "submit": submit,
     "doctor": doctor,
-    **dict.fromkeys(NOT_YET, not_yet),
 }
 
 
@@ -268,7 +283,7 @@ def main(argv: list[str] | None = None) -> int:
     interrupts.arm()
     try:
         args, rest = parser().parse_known_args(argv)
-        if rest and args.command not in NOT_YET:
+        if rest:
             raise Mistake(f"{args.command}: unknown {' '.join(rest)}", "see --help")
         code, answer = COMMANDS[args.command](args)
     except Mistake as mistake:

@@ -120,7 +120,9 @@ def _decode(
 ) -> Iterable[Entry]:
     labels = manifest.labels
     rows = [
-        asdict(Entry(clip=i, name=clip.path, label=labels[i], split=clip.split))
+        asdict(
+            Entry(clip=i, name=clip.path, label=labels[i], split=clip.split, decoder=clip.decoder)
+        )
         for i, clip in enumerate(manifest.clips)
     ]
     hush()

@@ -23,6 +23,7 @@ from orchestrator.words import duration, method
 WIDTH = 100
 BAR = 20
 REFRESH_S = 0.5
+SAY_S = 30.0  # between two lines on how far a phase is, without a terminal
 PACE = 6  # trials that tell how fast the search is now: the first ones train, later ones need not
 
 Snapshot = Callable[[], dict[str, Any] | None]  # Any: what `Board.snapshot` returns
@@ -36,6 +37,8 @@ class Display:
         self.is_live = self.console.is_terminal
         self.begun = time.monotonic()
         self.phase: tuple[str, int, int] | None = None
+        self.phase_begun = (self.begun, 0)
+        self.said = self.begun
         self.trials = (0, 0, 0)
         self.best = ""
         self.race = ""
@@ -54,10 +57,18 @@ class Display:
         self.line(f"warning: {text}")
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """Show how far a phase is; without a terminal, only its end is a line."""
+        """Show how far a phase is; without a terminal, its end is a line, and each half minute."""
+        now = time.monotonic()
+        if self.phase is None or self.phase[0] != what:
+            self.phase_begun, self.said = (now, done), now
         self.phase = (what, done, total) if done < total else None
-        if not self.is_live and done == total:
+        if self.is_live:
+            return
+        if done == total:
             self.line(f"{what:<7} {total} of {total}")
+        elif now - self.said >= SAY_S:
+            self.said = now
+            self.line(f"{what:<7} {done} of {total}   {self._pace(done, total)}")
 
     def searching(self, record: Record, done: int, total: int, failed: int, best: str) -> None:
         """Count a trial that ended, and say what came of it."""
@@ -121,7 +132,9 @@ class Display:
         lines = []
         if self.phase is not None:
             what, done, total = self.phase
-            lines.append(f"{what:<7} {bar(done, total)}   {done}/{total}")
+            lines.append(
+                f"{what:<7} {bar(done, total)}   {done}/{total}   {self._pace(done, total)}"
+            )
         for running in (self._last or {}).get("running", ()):
             lines.append(self._running(running))
         done, total, failed = self.trials
@@ -133,6 +146,12 @@ class Display:
             lines.append(f"race    {self.race}")
         lines.append(f"time    {duration(time.monotonic() - self.begun)}")
         return Text("\n".join(line[: self.console.width] for line in lines))
+
+    def _pace(self, done: int, total: int) -> str:
+        """Say how fast a phase is, and how long it will go on at that pace."""
+        since, before = self.phase_begun
+        rate = (done - before) / max(time.monotonic() - since, 1e-9)
+        return f"{rate:.3g} a second   {duration((total - done) / rate)} left" if rate > 0 else ""
 
     def _left(self, trials: int) -> str:
         """Say how long some trials will take, at the pace of the last ones; controls come after."""

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from workloads import frames, readers
+from workloads.readers import Decoder
 
 MOST_FRAMES = 600  # of a video, from its start; 20 seconds at 30 frames a second
 
@@ -38,6 +39,8 @@ class Entry:
     frames: int = 0
     height: int = 0
     width: int = 0
+    decoder: Decoder = "auto"
+    """How to read the video."""
     reason: str = ""
     """Why it could not be read; empty if it could."""
 
@@ -56,7 +59,9 @@ def write_shard(folder: Path, root: Path, wanted: Iterable[Entry], short_side: i
     with (folder / shard).open("wb") as file:
         for entry in wanted:
             try:
-                frames_THWC = readers.read(root / entry.name, limit=MOST_FRAMES)
+                frames_THWC = readers.read(
+                    root / entry.name, limit=MOST_FRAMES, decoder=entry.decoder
+                )
             except readers.UnreadableVideo as error:
                 entries.append(Entry(**{**asdict(entry), "reason": error.reason}))
                 continue
