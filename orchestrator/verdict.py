@@ -17,6 +17,7 @@ from orchestrator.summary import CONFIRMED, Summary
 from orchestrator.words import MISSING, Axes, digits, duration, label, method, percent
 
 CSV = "confirm.csv"
+QUIET = 1.5  # between the quartiles of one and the same work
 Row = tuple[tuple[str, ...], str]
 
 
@@ -92,15 +93,24 @@ def _words(entry: Entry, found: Confirmed) -> str:
 
 
 def _advice(found: Confirmed) -> list[str]:
-    over = "clips and seeds" if found["varies"] else "clips: nothing here is trained or drawn"
-    lines = [
-        f"95 %: interval over {over}; spread: best seed less worst, diff: confirmed less searched, "
-        "in points"
-    ]
+    over = "clips and seeds" if found["varies"] else "clips alone"
+    lines = [f"95 %: over {over}. In points: spread, best less worst seed; diff, less searched"]
     unsure = [point for point in found["points"] if not point.get("is_certain", True)]
     if unsure:
         lines.append("?: on the front in so many of the draws, fewer than 95 %: not certain")
+    noise = _noise(found["dense"])
+    if noise > QUIET:
+        lines.append(
+            f"times: the dense model's own quartiles lie a factor {noise:.1f} apart, so other work "
+            "ran beside it and they say little"
+        )
     return lines
+
+
+def _noise(dense: Entry | None) -> float:
+    """Return by what factor the quartiles of a model with equal clips lie apart."""
+    shown = [dense[name] for name in TIMES if name in dense] if dense else []
+    return max((one["high"] / one["low"] for one in shown), default=1.0)
 
 
 def markdown(found: Confirmed, made: Summary) -> str:
