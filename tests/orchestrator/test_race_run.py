@@ -17,6 +17,8 @@ from test_run import mirrored
 from orchestrator import export, summary
 from orchestrator.ledger import Ledger
 
+pytestmark = pytest.mark.slow  # `test_racer` has the same without Ray
+
 RACED = Path(__file__).with_name("raced.py")
 DEADLINE_S = 200
 Run = tuple[Path, Ended]
