@@ -11,19 +11,21 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import math
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from orchestrator import failures, interrupts
+from orchestrator.arguments import add_advise, add_ingest
+from orchestrator.arguments import count as _count
+from orchestrator.arguments import path as _path
+from orchestrator.arguments import size as _size
 from orchestrator.environment import prepare
 from workloads.mistakes import Mistake
-
-NOT_YET = ("confirm", "ingest", "advise")
 
 Answer = tuple[int, dict[str, Any]]
 """Exit code and the JSON object of `--json`."""
@@ -49,6 +51,10 @@ def parser() -> Parser:
     _add_study(front)
     _add_store(front)
     front.add_argument("--at", help='one point: knee, or a bound such as "gmacs<=20"')
+    confirm = verbs.add_parser("confirm", help="the front on further seeds and test clips, timed")
+    _add_study(confirm)
+    _add_store(confirm)
+    _add_selection(confirm, trials=False)
     export = verbs.add_parser("export", help="write one point of a study as a model folder")
     _add_study(export)
     _add_store(export)
@@ -59,6 +65,8 @@ def parser() -> Parser:
     videos = "files, folders of them, or lists (.txt, .csv)"
     predict.add_argument("videos", type=_path, nargs="+", metavar="VIDEO", help=videos)
     predict.add_argument("--batch", type=_count, default=8, metavar="N", help="videos at once")
+    add_ingest(verbs.add_parser("ingest", help="check, normalise and count videos"))
+    add_advise(verbs.add_parser("advise", help="what each reduction can save on videos, no model"))
     submit = verbs.add_parser("submit", help="run a study on a Ray cluster, as a job")
     submit.add_argument("study", nargs="?", metavar="STUDY")
     _add_selection(submit)
@@ -67,8 +75,6 @@ def parser() -> Parser:
     for word in ("status", "logs", "stop"):
         submit.add_argument(f"--{word}", metavar="ID", help=f"{word} of a job that was submitted")
     verbs.add_parser("doctor", help="check the installation, a line a thing")
-    for command in NOT_YET:
-        verbs.add_parser(command, help="not yet", add_help=False)
     for verb in verbs.choices.values():
         verb.add_argument("--json", action="store_true", help="one JSON object, last on stdout")
     return top
@@ -78,10 +84,11 @@ def _add_study(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("study", metavar="STUDY", help="a name, or a file with `def study()`")
 
 
-def _add_selection(verb: argparse.ArgumentParser) -> None:
+def _add_selection(verb: argparse.ArgumentParser, trials: bool = True) -> None:
     verb.add_argument("--data", type=_path, metavar="PATH", help="class folders, or a CSV")
     verb.add_argument("--model", type=_path, metavar="DIR", help="a checkpoint to start from")
-    verb.add_argument("--trials", type=_count, metavar="N", help="in all, dense included")
+    if trials:
+        verb.add_argument("--trials", type=_count, metavar="N", help="in all, dense included")
     verb.add_argument("--workers", type=_count, default=1, metavar="N", help="stages at once")
     verb.add_argument("--ranks", type=_count, default=1, metavar="W", help="processes of a stage")
     limit = "limit of the frame cache (default: half of the free disk); 0 = none"
@@ -95,28 +102,6 @@ def _add_store(verb: argparse.ArgumentParser, note: str = "default: ./paretoken-
     verb.add_argument("--tracking-uri", metavar="URI", help="MLflow (default: in the store)")
 
 
-def _path(text: str) -> Path:
-    if not text.strip():  # a variable of the shell that is not set; it would mean this folder
-        raise argparse.ArgumentTypeError(f"{text!r} is no path")
-    return Path(text)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, 1 or more")
-    return int(text)
-
-
-def _size(text: str) -> float:
-    try:
-        size = float(text)
-    except ValueError:
-        size = math.nan
-    if not 0 <= size < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a number of GiB, 0 or more")
-    return size
-
-
 def run(args: argparse.Namespace) -> Answer:
     """Run or resume a study and print its front."""
     from orchestrator import report
@@ -127,7 +112,7 @@ def run(args: argparse.Namespace) -> Answer:
         summary = run_study(_options(args), display)
     if not summary["front"]:
         return _no_front(summary)
-    _print(args, report.table(summary), _footer(summary))
+    _print(args, report.table(summary), report.footer(summary))
     return 0, summary
 
 
@@ -142,7 +127,7 @@ def front(args: argparse.Namespace) -> Answer:
     if not made["front"]:
         return _no_front(made)
     if args.at is None:
-        _print(args, report.table(made), _footer(made))
+        _print(args, report.table(made), report.footer(made))
         return 0, made
     point = summary.choose(made, args.at)
     if point is None:
@@ -150,6 +135,20 @@ def front(args: argparse.Namespace) -> Answer:
         return 1, {**made, "point": None}
     _print(args, report.line(made, point))
     return 0, {**made, "point": point}
+
+
+def confirm(args: argparse.Namespace) -> Answer:
+    """Confirm the front of a study and print what is left of it."""
+    from orchestrator import verdict
+    from orchestrator.confirm import confirm as confirm_study
+    from orchestrator.display import Display
+
+    with Display() as display:
+        made, found = confirm_study(_options(args), display)
+    if found is None:
+        return _no_front(made)
+    _print(args, verdict.table(found, made), verdict.footer(found, made))
+    return 0, found
 
 
 def export(args: argparse.Namespace) -> Answer:
@@ -187,6 +186,38 @@ def predict(args: argparse.Namespace) -> Answer:
     return labeller.predict(args.folder, args.videos, args.batch, args.json, tell)
 
 
+def ingest(args: argparse.Namespace) -> Answer:
+    """Check, normalise and count videos, and write their manifest."""
+    from orchestrator import ingest as intake
+    from orchestrator.display import Display
+
+    begun = time.monotonic()
+    options = intake.of(args)
+    with Display() as display:
+        made, found = intake.ingest(options, display)
+    seconds = time.monotonic() - begun
+    _print(args, *intake.told(options, made, found, seconds))
+    if made.rows and args.advice_seconds:
+        _print(args, "")
+        advise(
+            argparse.Namespace(**{**vars(args), "src": made.csv, "seconds": args.advice_seconds})
+        )
+    return intake.answer(options, made, seconds)
+
+
+def advise(args: argparse.Namespace) -> Answer:
+    """Say what each reduction can save on videos."""
+    from orchestrator import advise as adviser
+    from orchestrator.display import Display
+
+    with Display() as display:
+        advice = adviser.advise(args.src, args.seconds, display)
+    made = adviser.answer(advice)
+    files = adviser.write(made, args.out)
+    _print(args, *adviser.told(made), f"figure  {files[1]}")
+    return 0, made
+
+
 def studies(args: argparse.Namespace) -> Answer:
     """List the studies with their question."""
     import search_spaces
@@ -211,23 +242,17 @@ def doctor(args: argparse.Namespace) -> Answer:
     return examiner.doctor(lambda line: _print(args, line))
 
 
-def not_yet(args: argparse.Namespace) -> Answer:
-    """Say that a command does not exist yet."""
-    raise Mistake(
-        f"`{args.command}` is not there yet",
-        "run, front, export, predict, studies, submit, doctor are",
-    )
-
-
 COMMANDS: dict[str, Callable[[argparse.Namespace], Answer]] = {
     "run": run,
     "front": front,
+    "confirm": confirm,
     "export": export,
     "predict": predict,
+    "ingest": ingest,
+    "advise": advise,
     "studies": studies,
     "submit": submit,
     "doctor": doctor,
-    **dict.fromkeys(NOT_YET, not_yet),
 }
 
 
@@ -252,20 +277,6 @@ def _no_front(summary: dict[str, Any]) -> Answer:
     return 1, summary
 
 
-def _footer(summary: dict[str, Any]) -> str:
-    name, store = summary["study"], Path(summary["store"])
-    uri = summary["tracking"]["uri"]
-    here = (
-        "" if store == Path("paretoken-store").resolve() else f" --store {shlex.quote(str(store))}"
-    )
-    others = "" if name == "rlt_tau" else "paretoken run rlt_tau --data YOUR_VIDEOS | "
-    return (
-        f"figure   {store / 'latest' / name / 'front.html'}\n"
-        f"compare  mlflow ui --backend-store-uri {uri}\n"
-        f"next     paretoken front {name} --at knee{here} | {others}paretoken studies"
-    )
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     prepare()
@@ -275,7 +286,7 @@ def main(argv: list[str] | None = None) -> int:
     interrupts.arm()
     try:
         args, rest = parser().parse_known_args(argv)
-        if rest and args.command not in NOT_YET:
+        if rest:
             raise Mistake(f"{args.command}: unknown {' '.join(rest)}", "see --help")
         code, answer = COMMANDS[args.command](args)
     except Mistake as mistake:

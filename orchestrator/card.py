@@ -11,7 +11,16 @@ import torch
 
 from orchestrator.ledger import Record
 from orchestrator.summary import Summary
-from orchestrator.words import Axes, label, method, percent, value_of
+from orchestrator.words import (
+    Axes,
+    Entry,
+    confirmed_of,
+    digits,
+    label,
+    method,
+    percent,
+    value_of,
+)
 
 NAME = "README.md"
 
@@ -96,8 +105,7 @@ def _measured(made: Summary, record: Record) -> str:
 
 {label(axes.cost)} are 1e9 multiply-accumulates of one view; {saved} fewer than dense.
 {_error(made, record, axes)}
-Not confirmed: one training, and the split that the point was chosen on.
-Latency, throughput and memory were not measured.
+{confirmation(made, record, axes)}
 
 | metric | value |
 | :-- | --: |
@@ -109,6 +117,38 @@ def _error(made: Summary, record: Record, axes: Axes) -> str:
     share, clips = record.values[axes.gain], made["split"]["clips"]
     error = 100 * math.sqrt(share * (1 - share) / clips)
     return f"val split, {clips} clips: standard error {error:.1f} points."
+
+
+def confirmation(made: Summary, record: Record, axes: Axes) -> str:
+    """Say what `paretoken confirm` found of this point, if it looked at it."""
+    found, entry = made.get("confirmed"), confirmed_of(made, record.trial)
+    if found is None or entry is None:
+        return """Not confirmed: one training, and the split that the point was chosen on.
+Latency, throughput and memory were not measured."""
+    low, high = (percent(end) for end in entry["intervals"][axes.gain])
+    seeds = len(entry["by_seed"])
+    on = f"{seeds} further seeds" if seeds > 1 else "the same weights"
+    lines = [
+        f"Confirmed on {on} and {found['clips']} {found['split']} clips: {label(axes.gain)} "
+        f"{percent(entry['values'][axes.gain])} (95 % interval {low} to {high}),",
+        f"{entry['difference']:+.1f} points from the searched value; on the front in "
+        f"{percent(entry['on_front'], digits=0)} of the draws.",
+    ]
+    return "\n".join([*lines, *_timed(found, entry)])
+
+
+def _timed(found: dict[str, Any], entry: Entry) -> list[str]:
+    """Say how fast this point was where it was timed, and how much memory it took."""
+    if "latency_ms" not in entry:
+        return ["Latency, throughput and memory were not measured."]
+    setting, peak = found["timing"], entry.get("peak_mb")
+    return [
+        f"Timed alone on {setting['device']}, {setting['threads']} threads, attention "
+        f"{entry['attention']}:",
+        f"latency {digits(entry['latency_ms']['median'])} ms (one clip), throughput "
+        f"{digits(entry['clips_per_s']['median'])} clips/s in batches of {setting['batch']} "
+        f"({entry['speedup']:.2f} x dense), peak memory {digits(peak)} MB.",
+    ]
 
 
 def _use() -> str:

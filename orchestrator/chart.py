@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from orchestrator.words import (
@@ -18,6 +18,7 @@ from orchestrator.words import (
     Entry,
     Summary,
     caveat,
+    confirmed_of,
     covered,
     heading,
     label,
@@ -25,7 +26,7 @@ from orchestrator.words import (
     value_of,
 )
 
-Kind = Literal["front", "dense", "control", "dominated", "lost"]
+Kind = Literal["front", "confirmed", "dense", "control", "dominated", "lost"]
 
 DENSE = "dense"
 SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02, 0.01)
@@ -65,7 +66,8 @@ class Mark:
     trial: int
     """Of a control: the trial that it belongs to."""
     kind: Kind
-    """`dense`: the dense model where it is not on the front; `lost`: no values, so no place."""
+    """`dense`: the dense model where it is not on the front; `confirmed`: a point measured again;
+    `lost`: no values, so no place."""
     standing: str
     """The kind in words, such as `knee` or `control of 12`."""
     family: str
@@ -78,6 +80,13 @@ class Mark:
     """Its numbers as they are written, under the headings of the chart."""
     params: Mapping[str, Any]
     stage_keys: tuple[str, ...]
+    bar: tuple[float, float] | None = None
+    """Interval of the gain in percent, of a point that was confirmed."""
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether nothing speaks against its standing."""
+        return not self.standing.endswith("?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +115,7 @@ class Chart:
     def window(self) -> tuple[tuple[float, float], tuple[float, float]]:
         """Return the range of costs, with room for the labels left of the front, and of gains."""
         costs, gains = [m.cost for m in self.placed()], [m.gain for m in self.placed()]
+        gains += [end for m in self.placed() for end in m.bar or ()]
         room = (max(costs) / min(costs)) ** 0.35
         span = max(1, max(gains) - min(gains))
         low, high = min(gains) - 0.1 * span, max(gains) + 0.14 * span
@@ -129,7 +139,7 @@ class Chart:
 
     def ties(self) -> tuple[list[float], list[float]]:
         """Return cost and gain from each control to its point, with NaN between two such lines."""
-        points = {m.trial: m for m in self.marks if m.kind != "control"}
+        points = {m.trial: m for m in self.marks if m.kind not in ("control", "confirmed")}
         costs: list[float] = []
         gains: list[float] = []
         for control in self.of_kind("control"):
@@ -159,7 +169,7 @@ class Chart:
 def chart_of(summary: Summary) -> Chart:
     """Make the chart of a summary."""
     axes = Axes.of(summary)
-    marks = [*_points(summary, axes), *_controls(summary, axes)]
+    marks = [*_points(summary, axes), *_controls(summary, axes), *_confirmed(summary, axes)]
     marks.sort(key=lambda m: (get_args(Kind).index(m.kind), m.cost))
     return Chart(
         title=summary.get("question", summary["study"]),
@@ -206,6 +216,20 @@ def _controls(summary: Summary, axes: Axes) -> list[Mark]:
         _mark(axes, {"trial": entry["of"], **entry}, "control", f"control of {entry['of']}")
         for entry in summary["controls"]
     ]
+
+
+def _confirmed(summary: Summary, axes: Axes) -> list[Mark]:
+    """Return a mark with a bar for every point that was confirmed, the dense model included."""
+    trials = {entry["trial"] for entry in [*summary["front"], summary["dense"]] if entry}
+    found = [confirmed_of(summary, trial) for trial in sorted(trials)]
+    front = {point["trial"] for point in summary["front"]}
+    marks = []
+    for entry in filter(None, found):
+        unsure = entry["trial"] in front and not entry["is_certain"]
+        mark = _mark(axes, entry, "confirmed", "confirmed ?" if unsure else "confirmed")
+        low, high = entry["intervals"][axes.gain]
+        marks.append(replace(mark, bar=(100 * low, 100 * high)))
+    return marks
 
 
 def _mark(axes: Axes, entry: Entry, kind: Kind, standing: str) -> Mark:

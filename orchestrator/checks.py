@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
+    from workloads.readers import Decoder
+
 LOCK = Path(__file__).resolve().parent.parent / "requirements.lock"
+FASTER = "decord would decode faster, where it has a wheel"
+NUM_FRAMES = 30
+MOVIES = {
+    "closed GOPs": {"g": "12", "bf": "2"},
+    "open GOPs": {"x264-params": "open-gop=1:keyint=12:min-keyint=12:scenecut=0:bframes=3"},
+}
 SLOW_TO_IMPORT = ("torch", "ray", "mlflow", "optuna", "pyarrow")
 
 
@@ -83,22 +91,48 @@ def byte_code() -> Finding:
 
 
 def decoders() -> Finding:
-    """Let each decoder read one clip: they have to give the same frames."""
-    import numpy as np
-
+    """Let each decoder read frames that carry their number, in order and at random."""
     from workloads import readers
-    from workloads.datasets import synthetic
 
-    ramp_THWC = np.arange(8 * 48 * 64 * 3).reshape(8, 48, 64, 3) // 200 % 256
+    wrong: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
-        clip = Path(folder) / "clip.mp4"
-        clip.write_bytes(synthetic.encode(ramp_THWC.astype(np.uint8), fps=8))
-        decoded = {"pyav": readers.read(clip, decoder="pyav")}
-        if "decord" in readers.versions():
-            decoded["decord"] = readers.read(clip, decoder="decord")
-    found = ", ".join(f"{name} {readers.versions()[name]}" for name in decoded)
-    if any(not np.array_equal(frames, decoded["pyav"]) for frames in decoded.values()):
-        return Finding(f"{found} give different frames", False, "install those of the lock")
-    if "decord" not in decoded:
-        return Finding(found, True, "decord would decode faster, where it has a wheel")
-    return Finding(f"{found}: the same frames")
+        for name, options in MOVIES.items():
+            movie = _movie(Path(folder) / f"{name}.mp4", options)
+            for decoder in readers.versions():
+                wrong += [f"{decoder}: {fault} ({name})" for fault in _misread(movie, decoder)]
+    found = ", ".join(f"{name} {version}" for name, version in readers.versions().items())
+    if wrong:
+        return Finding(f"{found}; {'; '.join(wrong)}", False, "install those of the lock")
+    told = f"{found}: every frame by its barcode, in order and at random"
+    return Finding(told, True, "" if "decord" in readers.versions() else FASTER)
+
+
+def _movie(path: Path, options: dict[str, str]) -> Path:
+    """Write a video whose frames carry their number."""
+    import av
+
+    from workloads.barcodes import barcode
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options=options)
+        stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv420p"
+        for number in range(NUM_FRAMES):
+            frame = av.VideoFrame.from_ndarray(barcode(number), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def _misread(movie: Path, decoder: Decoder) -> list[str]:
+    """Say which of the frames that were asked for are others."""
+    from workloads import readers
+    from workloads.barcodes import numbers_of
+
+    asked = {"in order": list(range(NUM_FRAMES)), "at random": [17, 3, 28, 24, 11, 25, 0, 23]}
+    wrong = []
+    for how, numbers in asked.items():
+        read = numbers_of(readers.read(movie, numbers, decoder=decoder))
+        other = sum(a != b for a, b in zip(read, numbers, strict=False))
+        if other or len(read) != len(numbers):
+            wrong.append(f"{other or len(numbers)} of {len(numbers)} frames wrong {how}")
+    return wrong

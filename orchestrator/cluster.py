@@ -14,6 +14,7 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import ray
 from ray.exceptions import RayError
@@ -112,6 +113,19 @@ def num_cores() -> int:
 def num_gpus() -> int:
     """Return the GPUs of the cluster."""
     return int(ray.cluster_resources().get("GPU", 0))
+
+
+def machines(address: str | None) -> str:
+    """Name the machines that work, so that another name is another machine, or it was restarted.
+
+    Of a cluster that was joined these are its nodes.
+    """
+    if address is not None:
+        return ",".join(sorted(node["NodeID"] for node in ray.nodes() if node["Alive"]))
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    since = boot.read_text().strip() if boot.exists() else ""
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+    return f"{socket.gethostname()} {since} {num_cores()} cores, GPUs {seen}"
 
 
 def shares(workers: int, ranks: int) -> Shares:

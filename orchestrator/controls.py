@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,7 +25,7 @@ from orchestrator.crew import Crew
 from orchestrator.ledger import Ledger, Record
 from orchestrator.memory import DENSE, Memory
 from orchestrator.search import Halted, Heard, record_of
-from orchestrator.stages import Launch, StageFailed
+from orchestrator.stages import Launch, Outcome, StageFailed
 from orchestrator.store import Store
 from search_spaces import equal
 from search_spaces.study import Stage
@@ -54,7 +54,15 @@ class Control:
 class Controls:
     """Derives the controls of a front and runs those that the ledger does not have yet."""
 
-    def __init__(self, memory: Memory, ledger: Ledger, digest: str, store: Store) -> None:
+    def __init__(
+        self,
+        memory: Memory,
+        ledger: Ledger,
+        digest: str,
+        store: Store,
+        compared: Callable[[Outcome], Outcome] = lambda outcome: outcome,
+    ) -> None:
+        self.compared = compared
         self.memory, self.ledger, self.digest, self.store = memory, ledger, digest, store
         self.study = memory.study
 
@@ -170,7 +178,7 @@ class Controls:
     def _measure(self, control: Control, launch: Launch) -> Record:
         outcome, reason = None, ""
         try:
-            outcome = stages.run(control.plan, self.digest, self.store, launch)
+            outcome = self.compared(stages.run(control.plan, self.digest, self.store, launch))
         except StageFailed as error:
             if error.state != "failed":
                 raise Halted(str(error)) from error

@@ -145,10 +145,11 @@ def _trial(made: Summary, records: dict[int, Record], options: Options) -> int:
 
 
 def _source(made: Summary, folder: Path, record: Record, study: str) -> Source:
-    """Find the stages of a trial: its last one is the evaluation, the one before its training."""
+    """Find the stages of a trial: an evaluation, the last of several, and what it evaluates."""
     store = Store(Path(made["store"]))
-    found = [store.find(key) for key in record.stage_keys[-2:]]
-    training, evaluation = (*found, None, None)[:2]
+    evaluated = [took["key"] for took in record.stages if took["kind"] == "evaluate"]
+    others = [took["key"] for took in record.stages if took["kind"] != "evaluate"]
+    training, evaluation = (store.find(k[-1]) if k else None for k in (others, evaluated))
     if training is None or evaluation is None or not training.weights.is_file():
         what = f"trial {record.trial}: its stages are not in {store.root} any more"
         raise Mistake(what, "choose another point, or run the study on another --store")

@@ -41,7 +41,7 @@ def explain(error: Exception, argv: Sequence[str]) -> tuple[int, str]:
     if getattr(error, "is_expected", False):
         goes_on = getattr(error, "goes_on", False)  # or the same command would only fail again
         return 1, stopped(argv, str(error)) if goes_on else f"error: {error}"
-    refused = next(_refusals(error), None)
+    refused = refusal(error)
     if refused is not None and refused.errno is not None:
         where, remedy = refused.filename or "the store", REMEDIES[refused.errno]
         return 2, f"error: {where}: {os.strerror(refused.errno)}\n  {remedy}"
@@ -49,6 +49,11 @@ def explain(error: Exception, argv: Sequence[str]) -> tuple[int, str]:
     log = _kept(error)
     named = f"the log is {log}" if log else "no log could be written"
     return 1, f"this should not happen; {named}; `paretoken doctor` checks the rest"
+
+
+def refusal(error: Exception) -> OSError | None:
+    """Return what the disk refused, if that stands behind an error."""
+    return next(_refusals(error), None)
 
 
 def _refusals(error: Exception) -> Iterator[OSError]:

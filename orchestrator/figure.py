@@ -12,7 +12,7 @@ import textwrap
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.chart import FAINT, GREY, INK, Chart
+from orchestrator.chart import FAINT, GREY, INK, Chart, Mark
 
 if TYPE_CHECKING:  # half a second to import, and most commands draw nothing
     from matplotlib.axes import Axes
@@ -81,15 +81,26 @@ def _marks(panel: Axes, chart: Chart) -> None:
             [m.cost for m in marks],
             [m.gain for m in marks],
             marker=style.marker,
-            s=110 if style.marker == "*" else 42,
+            s=(110 if style.marker == "*" else 42) * (0.4 if kind == "confirmed" else 1),
             facecolor="white" if hollow else style.colour,
             edgecolor=style.colour if hollow else "white",
             linewidth=1.2 if hollow else 0.6,
             alpha=FAINT if faint else 1,
             zorder=3 if faint else 4,
         )
+    for mark in chart.of_kind("confirmed"):
+        _bar(panel, mark, styles[mark.family].colour)
     knee = chart.knee()
     panel.scatter(knee.cost, knee.gain, s=170, facecolor="none", edgecolor=INK, zorder=5)
+
+
+def _bar(panel: Axes, mark: Mark, colour: str) -> None:
+    """Draw the interval of a point that was confirmed, and a ? where its place is not certain."""
+    assert mark.bar is not None, "it was confirmed"
+    panel.plot([mark.cost] * 2, mark.bar, color=colour, linewidth=1, marker="_", zorder=3)
+    if not mark.is_certain:
+        label = panel.annotate("?", (mark.cost, mark.gain), (5, 0), textcoords="offset points")
+        label.set(va="center", fontsize=8)
 
 
 def _frame(figure: Figure, panel: Axes, chart: Chart) -> Text:
@@ -97,7 +108,7 @@ def _frame(figure: Figure, panel: Axes, chart: Chart) -> Text:
     # Mathematics is off wherever a user's words stand: a lone dollar sign is theirs.
     words = textwrap.fill(chart.title, 80)
     title = figure.suptitle(words, ha="left", fontsize=10.5, parse_math=False)
-    circumstances = f"{chart.subtitle}\n{chart.caveat}"
+    circumstances = "\n".join(textwrap.fill(text, 115) for text in (chart.subtitle, chart.caveat))
     panel.set_title(circumstances, loc="left", fontsize=7.5, color=GREY, parse_math=False)
     panel.set_xlabel(chart.axis_titles[0], fontsize=8.5)
     panel.set_ylabel(chart.axis_titles[1], fontsize=8.5)
@@ -138,6 +149,11 @@ def _keys(chart: Chart) -> list[Line2D]:
         key("knee", "o", INK, **ring),
         key("dominated", "o", GREY, alpha=FAINT),
         key("control, tied to its point", "o", GREY, **hollow),
+        *(
+            [key("confirmed, 95 %", "|", GREY, markeredgecolor=GREY)]
+            if chart.of_kind("confirmed")
+            else []
+        ),
     ]
 
 

@@ -22,23 +22,23 @@ Role = Literal["trial", "control", "confirm"]
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """A finished trial, or a control of one."""
+    """A finished trial, a control of one, or one seed of its confirmation."""
 
     trial: int
-    """Its number; of a control, the number of the trial that it belongs to."""
+    """Its number; of what is no trial, the number of the one that it belongs to."""
     role: Role
     params: dict[str, Any]  # Any: knobs are numbers, names or flags
     values: dict[str, float]
-    """By objective; empty unless complete."""
+    """By objective; of a pruned trial those of the clips that it was shown; empty if failed."""
     state: Literal["complete", "failed", "pruned"]
     stage_keys: list[str]
-    """In order of execution; another code or data, other keys."""
+    """In order of execution, several evaluations in a race; another code or data, other keys."""
     metrics: dict[str, float] = field(default_factory=dict)
     """All that the evaluation measured."""
     stages: list[dict[str, Any]] = field(default_factory=list)
     """What each stage took: key, kind, seconds, device."""
     reason: str = ""
-    """Why it failed: the last lines."""
+    """Why it failed: the last lines; or why it was stopped."""
     asked: dict[str, Any] = field(default_factory=dict)
     """The sampler's own parameters, from which its journal can be made again."""
 
@@ -70,6 +70,10 @@ class Ledger:
     def controls(self) -> list[Record]:
         """Return the controls."""
         return [record for record in self.records if record.role == "control"]
+
+    def confirmations(self) -> list[Record]:
+        """Return the confirmations, a record a point and seed."""
+        return [record for record in self.records if record.role == "confirm"]
 
 
 def _lines(path: Path) -> tuple[bytes, bytes]:

@@ -28,6 +28,11 @@ from search_spaces.study import Study
 log = logging.getLogger(__name__)
 
 DENSE = 0  # the number of the trial that chooses nothing
+STATES = {
+    "complete": TrialState.COMPLETE,
+    "failed": TrialState.FAIL,
+    "pruned": TrialState.PRUNED,
+}
 _DIRECTION = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
 
 
@@ -76,16 +81,14 @@ class Memory:
     def tell(self, record: Record) -> None:
         """Hear how a trial ended; one with a value that is no number counts as failed."""
         values = [record.values[o.name] for o in self.study.objectives] if record.values else None
-        state = TrialState.COMPLETE if record.state == "complete" else TrialState.FAIL
+        state = STATES[record.state]
         for side in (self.journal, self.mirror):
             if not side.trials[record.trial].state.is_finished():
                 side.tell(record.trial, values if state == TrialState.COMPLETE else None, state)
 
     def chosen(self, number: int) -> dict[str, Any]:
         """Return what a trial chose, by path; {} for the dense one."""
-        if number == DENSE:
-            return {}
-        return self.study.space.suggest(FixedTrial(self.asked(number)))
+        return choice_of(self.study, number, self.asked(number))
 
     def asked(self, number: int) -> dict[str, Any]:
         """Return the sampler's own parameters of a trial."""
@@ -127,6 +130,11 @@ class Memory:
         return create_trial(
             state=TrialState.RUNNING, params=record.asked, distributions=asked.distributions
         )
+
+
+def choice_of(study: Study, number: int, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a trial of a study chose, by path, from the sampler's own parameters of it."""
+    return {} if number == DENSE else study.space.suggest(FixedTrial(dict(asked)))
 
 
 def _running(trial: FrozenTrial) -> FrozenTrial:

@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import math
+import shlex
 import textwrap
 from html import escape
 from pathlib import Path
@@ -42,8 +43,8 @@ def table(summary: Summary) -> str:
     lines = _heading(summary)
     for cells, words in rows:
         numbers = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
-        lines.append(_fill(words, "  " + "   ".join([*numbers, ""])))
-    return "\n".join([*lines, *map(_fill, _advice(summary))])
+        lines.append(fill(words, "  " + "   ".join([*numbers, ""])))
+    return "\n".join([*lines, *map(fill, _advice(summary))])
 
 
 def line(summary: Summary, point: Entry) -> str:
@@ -54,15 +55,46 @@ def line(summary: Summary, point: Entry) -> str:
     return f"{method(point['params'])}   {shown}   (trial {point['trial']})"
 
 
+def footer(summary: Summary) -> str:
+    """Say where the figure and the runs are, and what to do next."""
+    name = summary["study"]
+    if name == "demo":
+        others = " | paretoken run rlt_tau --data YOUR_VIDEOS"
+    else:
+        others = f" | paretoken export {name} --at knee --out DIR{here(summary)}"
+    confirm = "" if summary.get("confirmed") else f"paretoken confirm {name}{here(summary)} | "
+    return (
+        f"{_cost(summary)}"
+        f"figure   {Path(summary['store']) / 'latest' / name / 'front.html'}\n"
+        f"compare  mlflow ui --backend-store-uri {summary['tracking']['uri']}\n"
+        f"next     {confirm}paretoken front {name} --at knee{here(summary)}{others}"
+    )
+
+
+def _cost(summary: Summary) -> str:
+    """Say what a race has spared; nothing where each trial was evaluated in full."""
+    if not summary["trials"]["pruned"]:
+        return ""
+    total = sum(summary["trials"].values())
+    return f"cost     {total} configurations for {summary['passes']:.1f} dense passes\n"
+
+
+def here(summary: Summary) -> str:
+    """Return the flag for another store than the usual one."""
+    store = Path(summary["store"])
+    usual = store == Path("paretoken-store").resolve()
+    return "" if usual else f" --store {shlex.quote(str(store))}"
+
+
 def _heading(summary: Summary) -> list[str]:
     """Return both halves of the heading, on one line if they fit."""
     left, right = heading(summary), covered(summary)
     if len(left) + 3 + len(right) <= WIDTH:
         return [left + right.rjust(WIDTH - len(left))]
-    return [_fill(left), right]
+    return [fill(left), right]
 
 
-def _fill(words: str, before: str = "") -> str:
+def fill(words: str, before: str = "") -> str:
     """Put words behind what comes before; what does not fit goes on below the first of them."""
     indent = " " * len(before)
     return textwrap.fill(words, WIDTH, initial_indent=before, subsequent_indent=indent)

@@ -20,9 +20,11 @@ from orchestrator.files import write_json
 from orchestrator.ledger import Ledger, Record
 from orchestrator.lock import Lock
 from orchestrator.memory import Memory
+from orchestrator.racer import Racer
 from orchestrator.search import Asker
 from orchestrator.store import Store
 from orchestrator.summary import Summary
+from orchestrator.tables import Tables
 from search_spaces.fit import Learner
 from search_spaces.study import Study
 from workloads import datasets, load, pretrained
@@ -54,22 +56,34 @@ def run(options: Options, display: Display) -> Summary:
         data.TooManyBad, search.Halted: the study cannot go on; nothing is lost.
     """
     begun = time.monotonic()
-    study = _study(options)
-    study.check()
-    samplers.load(study.sampler)
-    _check_ranks(study, options.ranks)
+    study = study_of(options)
     store = Store.open(options.store)
     with Crew(
         store, display, options.address, options.workers, options.ranks, options.cache
     ) as crew:
-        manifest = _manifest(study, options, store, crew, display)
-        study = _labelled(study, manifest)
+        manifest = manifest_of(study, options, store, crew, display)
+        study = labelled(study, manifest)
         if told := _told_of_head(study, manifest):
             display.line(told)
         with _Run(study, manifest, store, crew, options, display) as one:
             one.search()
             one.control()
             return one.finish(begun)
+
+
+def study_of(options: Options) -> Study:
+    """Return the study that is asked for, checked before anything starts.
+
+    Raises:
+        Mistake: there is none, it cannot be run, lacks a model, or not with so many ranks.
+    """
+    study = _study(options)
+    study.check()
+    samplers.load(study.sampler)
+    if study.rungs:
+        samplers.refuse_rungs(study.sampler)
+    _check_ranks(study, options.ranks)
+    return study
 
 
 def _study(options: Options) -> Study:
@@ -98,9 +112,14 @@ def _check_ranks(study: Study, ranks: int) -> None:
             )
 
 
-def _manifest(
+def manifest_of(
     study: Study, options: Options, store: Store, crew: Crew, display: Display
 ) -> Manifest:
+    """Return the clips that a study is run on, and say which they are.
+
+    Raises:
+        Mistake: there are none, or not as the study needs them.
+    """
     folder = options.data
     if folder is None:
         if study.data is None:
@@ -117,7 +136,7 @@ def _manifest(
     return manifest
 
 
-def _labelled(study: Study, manifest: Manifest) -> Study:
+def labelled(study: Study, manifest: Manifest) -> Study:
     """Return a study as the labels of the clips allow it.
 
     Raises:
@@ -193,14 +212,20 @@ class _Run:
         uri = self.options.tracking_uri or tracking.default_uri(self.store.root)
         self.mirror = tracking.Mirror(uri, self.store.root, self.study.name, self.key)
         memory = Memory(self.study, self.folder / "journal.log")
-        self.asker = Asker(
-            memory, self.ledger, self.digest, self.trials, self.options.workers, self._heard
-        )
+        self.asker = self._asker(memory)
         self.known = len(self.ledger.trials().keys() - set(self.asker.again))
         self.reused = 0
         self._note_facts(None)
         self._announce()
         return self
+
+    def _asker(self, memory: Memory) -> Asker:
+        """Return what says which trial is next: one after the other, or all in a race."""
+        tables, workers = Tables(self.store), self.options.workers
+        given = (memory, self.ledger, self.digest, self.trials, workers, self._heard, tables)
+        if not self.study.rungs:
+            return Asker(*given)
+        return Racer(*given, len(self.manifest.ids("val")), self.display.racing)
 
     def __exit__(self, *error: object) -> None:
         self.lock.release()
@@ -278,7 +303,8 @@ class _Run:
     def control(self) -> None:
         """Run the controls of the front."""
         front = summary.front_records(list(self.ledger.trials().values()), self.study.objectives)
-        controls = Controls(self.asker.memory, self.ledger, self.digest, self.store)
+        compared = self.asker.compared
+        controls = Controls(self.asker.memory, self.ledger, self.digest, self.store, compared)
         controls.run(front, self.crew, self._heard)
 
     def finish(self, begun: float) -> Summary:

@@ -109,12 +109,26 @@ def even(seed: int, num_trials: int) -> BaseSampler:
     return _Even(seed)
 
 
+BLIND = ("random", "even")  # what they choose follows from no value
 SAMPLERS: dict[str, Callable[[int, int], BaseSampler]] = {
     "tpe": tpe,
     "nsga2": nsga2,
     "random": random,
     "even": even,
 }
+
+
+def refuse_rungs(name: str) -> None:
+    """Refuse the sampler of a race that learns from how earlier trials ended.
+
+    In a race all trials are asked before any has ended, so that none stops for want of a rival.
+
+    Raises:
+        Mistake: it learns.
+    """
+    if name not in BLIND:
+        what = f"study: sampler={name!r} has nothing to learn from where rungs let all trials race"
+        raise Mistake(what, f"sampler: {' or '.join(BLIND)}; or leave rungs out")
 
 
 def load(name: str) -> Callable[[int, int], BaseSampler]:

@@ -20,10 +20,11 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from orchestrator.ledger import Ledger, Record
-from orchestrator.memory import Memory
+from orchestrator.memory import DENSE, Memory
 from orchestrator.pool import Pool
 from orchestrator.stages import Outcome
 from orchestrator.store import Store
+from orchestrator.tables import Tables, evaluations
 from orchestrator.trial import Trial, owner_of
 from search_spaces.study import Stage, Study, params_of
 
@@ -43,9 +44,17 @@ class Asker(Searcher):  # type: ignore[misc]  # Ray ships no types
     """Tune's side of the search: what to run next, and what came of it."""
 
     def __init__(
-        self, memory: Memory, ledger: Ledger, digest: str, trials: int, workers: int, heard: Heard
+        self,
+        memory: Memory,
+        ledger: Ledger,
+        digest: str,
+        trials: int,
+        workers: int,
+        heard: Heard,
+        tables: Tables | None = None,
     ) -> None:
         super().__init__()
+        self.tables = tables
         self.memory, self.ledger, self.digest = memory, ledger, digest
         self.study = memory.study
         self.trials, self.workers, self.heard = trials, workers, heard
@@ -76,12 +85,35 @@ class Asker(Searcher):  # type: ignore[misc]  # Ray ships no types
         """Give Tune its next trial; None while all workers have one."""
         if self.halted is not None or (self.left == 0 and not self.running):
             return str(Searcher.FINISHED)
-        if self.left == 0 or len(self.running) >= self.workers:
+        if self.left == 0 or len(self.running) >= self.workers or self._waits_for_dense():
             return None
         number = self.again.pop(0) if self.again else self.memory.ask()
         plan = self.study.plan(self.memory.chosen(number))
         self.running[trial_id] = number, plan
         return {"number": number, "plan": plan}
+
+    def _waits_for_dense(self) -> bool:
+        """Whether the others are compared with the dense model, and it still runs."""
+        return self.compares and any(number == DENSE for number, _ in self.running.values())
+
+    @property
+    def compares(self) -> bool:
+        """Whether trials are compared with the dense model clip by clip: if nothing is trained."""
+        return self.tables is not None and not self.study.trains
+
+    def compared(self, outcome: Outcome, number: int | None = None) -> Outcome:
+        """Return an outcome with its agreement with the dense model, if trials are compared.
+
+        Args:
+            outcome: of a trial, or of a control.
+            number: of the trial.
+        """
+        if self.tables is None or not self.compares:
+            return outcome
+        dense = self.ledger.trials().get(DENSE)
+        if number == DENSE or dense is None:
+            return self.tables.compared(outcome, evaluations(outcome.stages))
+        return self.tables.compared(outcome, evaluations(dense.stages))
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -96,8 +128,13 @@ class Asker(Searcher):  # type: ignore[misc]  # Ray ships no types
             return
         chosen = self.memory.chosen(number)
         outcome = Outcome(**json.loads(result["outcome"])) if result["state"] == "done" else None
+        if outcome is not None:
+            outcome = self.compared(outcome, number)
         record = record_of(self.study, plan, chosen, outcome, str(result.get("reason", "")))
-        record = replace(record, trial=number, asked=self.memory.asked(number))
+        self.note(replace(record, trial=number, asked=self.memory.asked(number)))
+
+    def note(self, record: Record) -> None:
+        """Put a trial that ended into the ledger, and tell of it."""
         self.ledger.append(record)
         self.memory.tell(record)
         self.heard(record)
@@ -119,7 +156,7 @@ def record_of(
     """Return the ledger's record of a plan that ended, numbered 0."""
     values: dict[str, float] = {}
     if outcome is not None:
-        values = {o.name: outcome.metrics[o.metric] for o in study.objectives}
+        values = {o.name: outcome.metrics.get(o.metric, math.nan) for o in study.objectives}
         strange = [name for name, value in values.items() if not math.isfinite(value)]
         if strange:
             reason, values = f"{', '.join(strange)} is no finite number", {}
@@ -174,6 +211,6 @@ class _Release(tune.Callback):  # type: ignore[misc]  # Ray ships no types
         return {}
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        ray.get(self.pool.board.release.remote(owner_of(trial.config["number"])))
+        ray.get(self.pool.board.release.remote(owner_of(trial.config)))
 
     on_trial_error = on_trial_complete

@@ -25,6 +25,8 @@ from workloads.mistakes import Mistake
 
 Summary = dict[str, Any]  # Any: JSON
 
+CONFIRMED = "confirm.json"
+"""In the folder of a study: what `confirm` found last."""
 NO_CALL = {
     "wall_s": 0.0,
     "busy_s": 0.0,
@@ -80,7 +82,7 @@ def summarise(folder: Path, ledger: Ledger, call: dict[str, Any] | None = None) 
     dense = next((r for r in trials if r.trial == DENSE and r.state == "complete"), None)
     best = front.knee([{"values": r.values} for r in on_front], objectives)
     numbers = {record.trial for record in on_front}
-    return {
+    made = {
         "study": facts["name"],
         "question": facts["question"],
         "study_key": facts["key"],
@@ -92,14 +94,32 @@ def summarise(folder: Path, ledger: Ledger, call: dict[str, Any] | None = None) 
         "split": {"clips": facts["val_clips"]},
         "hypervolume": _hypervolume(on_front, objectives, facts["chance"], dense),
         "trials": {s: _count(trials, s) for s in ("complete", "failed", "pruned")},
+        "passes": _passes(trials, dense),
         "call": NO_CALL | (call or {}),
-        "study_s": _stage_seconds(ledger.records),
+        "study_s": _stage_seconds([r for r in ledger.records if r.role != "confirm"]),
         "dense": None if dense is None else _entry(dense, "trial", "params", "values"),
         "knee": None if best is None else on_front[best].trial,
         "front": [_entry(r, "trial", "params", "values", "stage_keys") for r in on_front],
         "controls": [_control(r) for r in _newest_controls(ledger) if r.trial in numbers],
         "points": [_point(r) for r in trials],
     }
+    found = _confirmed(folder, [*on_front, *([dense] if dense else [])])
+    return made | ({"confirmed": found} if found else {})
+
+
+def _confirmed(folder: Path, records: Sequence[Record]) -> dict[str, Any] | None:
+    """Return what was confirmed, as far as it is of these records; None if nothing is."""
+    path = folder / CONFIRMED
+    if not path.exists():
+        return None
+    found = read_json(path)
+    keys = {record.trial: record.stage_keys for record in records}
+    for name in ("dense", "points"):
+        entries = [found[name]] if name == "dense" else found[name]
+        kept = [e for e in entries if e and e["searched_keys"] == keys.get(e["trial"])]
+        found[name] = kept if name == "points" else next(iter(kept), None)
+    shown = ("split", "clips", "seeds", "timing", "dense", "points")
+    return {name: found[name] for name in shown} if found["points"] else None
 
 
 def _objectives(facts: dict[str, Any]) -> tuple[Objective, ...]:
@@ -164,6 +184,18 @@ def _hypervolume(
     gain, cost = front.gain_and_cost(objectives)
     pairs = [(record.values[gain.name], record.values[cost.name]) for record in on_front]
     return front.hypervolume(pairs, (chance, dense.values[cost.name]))
+
+
+def _passes(trials: Sequence[Record], dense: Record | None) -> float:
+    """Return the MACs of all trials' evaluations over those of one dense pass over the clips."""
+    if dense is None:
+        return 0.0
+    return sum(map(_macs, trials)) / _macs(dense)
+
+
+def _macs(record: Record) -> float:
+    """Return the 1e9 MACs of a trial's evaluation, one view of each clip; 0 if it failed."""
+    return record.metrics.get("cost/gmacs", 0.0) * record.metrics.get("val/clips", 1.0)
 
 
 def _stage_seconds(records: Sequence[Record]) -> float:

@@ -1,6 +1,7 @@
 """MLflow as a mirror of the ledger: people compare there, nothing depends on it.
 
-A parent run a study, a child a trial, a control below the run of its point. One thread writes, with
+A parent run a study, a child a trial, a control below the run of its point; a confirmation is a
+parent of its own, with a child a point. One thread writes, with
 few retries, so a server that is down costs the study nothing; whatever is missing is made up for by
 the next `run` or `front`, since a mirror is brought up to date against the ledger, not appended to.
 """
@@ -14,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from orchestrator.environment import hush
 from orchestrator.ledger import Record
@@ -52,8 +53,15 @@ def _place_of(tags: Mapping[str, str]) -> Place:
 class Mirror:
     """Keeps MLflow like the ledger, from a thread of its own."""
 
-    def __init__(self, uri: str, store: Path, name: str, key: str) -> None:
-        self.uri, self.store, self.name, self.key = uri, store, name, key
+    def __init__(
+        self,
+        uri: str,
+        store: Path,
+        name: str,
+        key: str,
+        what: Literal["study", "confirm"] = "study",
+    ) -> None:
+        self.uri, self.store, self.name, self.key, self.what = uri, store, name, key, what
         self.run_id: str | None = None
         self.error: str | None = None
         self._runs: dict[Place, Run] = {}
@@ -114,9 +122,9 @@ class Mirror:
         hush()
         self.client = MlflowClient(tracking_uri=self.uri)
         self.experiment = self._experiment()
-        found = self._search(f"tags.`paretoken.study_key` = '{self.key}'")
-        tags = {"paretoken.study": self.name, "paretoken.study_key": self.key}
-        title = f"{self.name} ({self.key[:6]})"
+        found = self._search(f"tags.`paretoken.{self.what}_key` = '{self.key}'")
+        tags = {"paretoken.study": self.name, f"paretoken.{self.what}_key": self.key}
+        title = f"{self.name}{' confirm' * (self.what == 'confirm')} ({self.key[:6]})"
         parent = found[0] if found else self.client.create_run(self.experiment, None, tags, title)
         self._runs = self._children(parent)
         self.run_id = parent.info.run_id

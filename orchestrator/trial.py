@@ -24,13 +24,13 @@ from search_spaces.study import Stage
 STEP_S = 0.5
 
 
-def owner_of(number: int) -> str:
-    """Return the name under which a trial waits at the board."""
-    return f"trial-{number}"
+def owner_of(config: dict[str, Any]) -> str:  # Any: what Tune hands a trial
+    """Return the name under which a trial waits at the board; at each of its rungs another one."""
+    return f"trial-{config['number']}-{config.get('rung', 0)}"
 
 
 class Trial(tune.Trainable):  # type: ignore[misc]  # Ray ships no types
-    """Runs the plan of one trial: config `{"number": ..., "plan": ...}`."""
+    """Runs a plan of one trial: config `{"number": ..., "plan": ...}`, and `rung` in a race."""
 
     def setup(
         self,
@@ -63,7 +63,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]  # Ray ships no types
         return {"state": "done", "outcome": json.dumps(asdict(outcome)), "done": True}
 
     def _work(self, plan: Stage) -> stages.Outcome:
-        owner = owner_of(self.config["number"])
+        owner = owner_of(self.config)
 
         def launch(stage: Stage, key: str) -> dict[str, Any]:
             ended: dict[str, Any] = ray.get(self.board.post.remote(stage, key, owner))

@@ -118,6 +118,13 @@ def percent(share: float, digits: int = 1) -> str:
     return MISSING if math.isnan(share) else f"{share * 100:.{digits}f} %"
 
 
+def digits(value: float | None) -> str:
+    """Write a measured number with three digits; those before the point all the same."""
+    if value is None or not math.isfinite(value) or value <= 0:
+        return MISSING
+    return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Axes:
     """The two objectives of a study: their names and how their numbers are written."""
@@ -191,13 +198,31 @@ def caveat(summary: Summary) -> str:
     """Say how far the figures can be trusted: searched on one split with one seed."""
     clips = summary.get("split", {}).get("clips")
     if clips is None:
-        return "val split, one seed: preliminary"
+        return f"val split, one seed: {standing(summary)}"
     share = value_of(knee_of(summary), Axes.of(summary).gain)
     error = 100 * math.sqrt(share * (1 - share) / clips)
     return (
         f"val split ({clips} clips: standard error {error:.1f} points at the knee), "
-        "one seed: preliminary"
+        f"one seed: {standing(summary)}"
     )
+
+
+def standing(summary: Summary) -> str:
+    """Say how much of a front was confirmed, and on what."""
+    found = summary.get("confirmed")
+    if found is None:
+        return "preliminary"
+    points = {entry["trial"] for entry in found["points"] if entry["state"] == "complete"}
+    seeds = f"{len(found['seeds'])} further seed{'s' * (len(found['seeds']) > 1)}"
+    on = f"{seeds}, {found['clips']} {found['split']} clips"
+    return f"searched; {len(points)} of {len(summary['front'])} points confirmed ({on})"
+
+
+def confirmed_of(summary: Summary, trial: int) -> Entry | None:
+    """Return what the confirmation of a trial found, if it was confirmed."""
+    found = summary.get("confirmed") or {"points": [], "dense": None}
+    entries = [*found["points"], *([found["dense"]] if found["dense"] else [])]
+    return next((e for e in entries if e["trial"] == trial and e["values"]), None)
 
 
 def knee_of(summary: Summary) -> Entry:

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 
-from workloads import branches, clips, evaluate, finetune, load, mae, pretrain
+from workloads import branches, clips, evaluate, finetune, load, mae, pretrain, timing
 from workloads.mistakes import Mistake
 from workloads.reducers import base
 from workloads.tokens import Grid, Layout, Tokens, cells
@@ -26,7 +26,7 @@ Learner = pretrain.Config | finetune.Config
 """The config of a stage that trains: it has the model."""
 Source = Learner | load.Config
 """That of a stage that leaves weights."""
-StageConfig = Source | evaluate.Config
+StageConfig = Source | evaluate.Config | timing.Config
 
 SAME_MODEL = "the stages that pass weights on must have the same model"
 

@@ -30,6 +30,8 @@ NOBODY = load.Config(model=videomae.Config(), clip=clips.Config(), labels=load.p
 """What stands for the model until one is named."""
 KEEP = Float(0.1, 0.9)
 LEAST_LEFT = 0.1  # share of the tokens that ToMe leaves at its strongest
+RUNGS = tuple(n / 32 for n in (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24))
+"""Close to each other at the start, where most leave; measured in `orchestrator/race.py`."""
 TOME_SHARE = 65 / 1568  # merged in a block, of a clip's tokens
 
 
@@ -59,6 +61,7 @@ def study(source: load.Config | None = None) -> Study:
         controls=("drop",),
         sampler="even",
         trials=200,
+        rungs=RUNGS,
     )
 
 

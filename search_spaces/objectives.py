@@ -2,7 +2,9 @@
 everywhere.
 
 `top1`  share of clips with the right label, 0..1; a guess reaches 1 / classes.
-`agreement`  share of clips that are labelled as by the dense model, 0..1: for clips without labels.
+`agreement`
+        share of clips to which the reduced model gives the label of the dense one, 0..1; needs no
+        labels. The dense model agrees with itself, and of a guess it is as for `top1`.
 `gmacs` 1e9 multiply-accumulates of one view (1 MAC = 2 FLOPs), selection and embedding included,
 mean
         over the evaluated clips; the dense model of the study's host is the reference.

@@ -1,15 +1,15 @@
 """A stage: one piece of work as data, and its key.
 
-A stage is pretraining, fine-tuning or evaluation with one frozen config and the stages it reads, or
-a model from outside. Equal stages have equal keys, over all studies and machines, so none is run
-twice.
+A stage is pretraining, fine-tuning, evaluation or timing with one frozen config and the stages it
+reads, or a model from outside. Equal stages have equal keys, over all studies and machines, so none
+is run twice.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -35,6 +35,7 @@ from workloads import (
     parts,
     pretrain,
     readers,
+    timing,
     tokens,
     trace,
     training,
@@ -44,8 +45,9 @@ from workloads.knobs import canonical, key_of
 from workloads.mistakes import Mistake
 from workloads.reducers import base
 
-Kind = Literal["load", "pretrain", "finetune", "evaluate"]
+Kind = Literal["load", "pretrain", "finetune", "evaluate", "timing"]
 
+# What may stand in a study; a timing is not searched.
 _CONFIGS = {
     "load": load.Config,
     "pretrain": pretrain.Config,
@@ -60,6 +62,7 @@ _BY_KIND = {
     "pretrain": (pretrain, training, mae, decoder, branches, losses, augment, optim),
     "finetune": (finetune, training, branches, losses, augment, optim),
     "evaluate": (evaluate, augment, cost, metrics),  # augment: it normalises pixels
+    "timing": (timing, evaluate, augment),
 }
 _BY_REDUCERS = (base, merging)  # which of them merges is their own affair
 
@@ -70,7 +73,7 @@ class Stage:
 
     kind: Kind
     config: StageConfig
-    inputs: tuple[tuple[Literal["weights", "teacher"], Stage], ...] = ()
+    inputs: tuple[tuple[Literal["weights", "teacher", "dense"], Stage], ...] = ()
     name: Kind | Literal[""] = ""
     """What paths call it where two stages are of one kind; "" = as its kind. What classifies images
     may be the `pretrain` of what classifies videos. No part of its key."""
@@ -94,6 +97,13 @@ class Stage:
         for _, stage in self.inputs:
             yield from stage.chain()
         yield self
+
+    def reseeded(self, by: int) -> Stage:
+        """Return the same work drawn anew: `by` on top of every seed, in all that it needs, too."""
+        inputs = tuple((role, stage.reseeded(by)) for role, stage in self.inputs)
+        if isinstance(self.config, load.Config):
+            return self
+        return replace(self, config=replace(self.config, seed=self.config.seed + by), inputs=inputs)
 
     def _revisions(self) -> dict[str, int]:
         ways = getattr(self.config, "branches", ())  # chains of a training stand there, too

@@ -11,6 +11,7 @@ import dataclasses
 import re
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Literal, cast, get_args
 
 from search_spaces.fit import (
@@ -56,20 +57,24 @@ class Study:
     """A function of `orchestrator/samplers.py`."""
     trials: int
     """In all, dense included; more may be asked for later."""
+    rungs: tuple[float, ...] = ()
+    """Shares of the val clips at which a trial may be stopped, such as (1 / 16, 1 / 4); () = each
+    is evaluated in full. For studies in which evaluation alone varies."""
     seed: int = 0
+    confirm_seeds: int = 3
+    """Further seeds on which a confirmation runs each point of the front."""
     data: synthetic.Config | None = None
     """Clips to make where none are given."""
 
     def key(self, manifest_digest: str) -> str:
         """Return the name of this study on these clips; its wording and length do not matter."""
-        aside = ("name", "question", "trials", "data")
+        aside = ("name", "question", "trials", "confirm_seeds", "data")
         fields = [f.name for f in dataclasses.fields(self) if f.name not in aside]
         whole = key_of([{name: getattr(self, name) for name in fields}, manifest_digest])
         return whole[:16]  # a folder name that people see
 
     def __post_init__(self) -> None:
-        if self.trials < 1:
-            raise Mistake(f"trials={self.trials} must be 1 or more", "dense alone is one trial")
+        _refuse_counts(self)
         if not re.fullmatch(r"\w[\w.-]*", self.name):
             raise Mistake(f"study: name={self.name!r} is no plain word", "it names a folder")
         for field in dataclasses.fields(self):
@@ -83,10 +88,29 @@ class Study:
                 known = ", ".join(get_args(Control))
                 raise Mistake(f"study: controls has {control!r}", f"there are {known}")
         refuse_stages(self.stages)
+        self._refuse_comparisons()
         labels = [stage.label for stage in self.stages]
         for path, _ in self.space.domains:
             if path.partition(".")[0] not in labels:
                 raise Mistake(f"space: {path!r} is of no stage of this study", f"{labels}")
+
+    def _refuse_comparisons(self) -> None:
+        """Refuse agreement between trainings, and rungs of what cannot be judged clip by clip."""
+        if AGREEMENT in self.objectives and self.trains:
+            what = "study: agreement is with the dense model of a study that trains nothing"
+            raise Mistake(what, "TOP1 in its place")
+        if not self.rungs:
+            return
+        ends = (0.0, *self.rungs, 1.0)
+        if any(low >= high for low, high in pairwise(ends)):
+            raise Mistake(f"study: rungs={self.rungs} must rise between 0 and 1", "(1 / 16, 1 / 4)")
+        others = [path for path, _ in self.space.domains if path.partition(".")[0] != "evaluate"]
+        if others:
+            what = f"study: rungs, where {others[0]} varies: a training has no clips to be spared"
+            raise Mistake(what, "vary evaluate.* alone, or leave rungs out")
+        if not {*self.objectives} <= {TOP1, AGREEMENT, GMACS}:
+            shown = ", ".join(o.name for o in self.objectives)
+            raise Mistake(f"study: rungs with objectives=({shown})", "TOP1 or AGREEMENT, and GMACS")
 
     @property
     def trains(self) -> bool:
@@ -165,6 +189,14 @@ class Study:
             small[stage] = replace(_shrink(stage, frames), inputs=inputs)
         stages = tuple(small.values())
         return replace(self, stages=stages, trials=2, data=data)
+
+
+def _refuse_counts(study: Study) -> None:
+    if study.trials < 1:
+        raise Mistake(f"trials={study.trials} must be 1 or more", "dense alone is one trial")
+    if study.confirm_seeds < 1:
+        what = f"confirm_seeds={study.confirm_seeds} must be 1 or more"
+        raise Mistake(what, "3 tell how much a training varies")
 
 
 def _mutable(value: Any, place: str) -> Iterator[str]:  # Any: whatever stands in a study

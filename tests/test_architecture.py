@@ -17,21 +17,24 @@ PACKAGES = ("workloads", "search_spaces", "orchestrator")
 LAYERS = (
     # torch and pixels
     "workloads workloads.reducers workloads.mistakes",
-    "workloads.knobs",
-    "workloads.tokens workloads.frames workloads.readers workloads.metrics workloads.stage "
+    "workloads.knobs workloads.readers",
+    "workloads.tokens workloads.frames workloads.metrics workloads.stage "
     "workloads.datasets.manifest workloads.datasets.shapes workloads.names",
     "workloads.attention workloads.parts workloads.reducers.base "
-    "workloads.augment workloads.optim workloads.cache workloads.merging workloads.datasets.splits",
-    "workloads.trace",
+    "workloads.augment workloads.optim workloads.cache workloads.merging workloads.datasets.splits "
+    "workloads.barcodes workloads.isolation workloads.probe",
+    "workloads.trace workloads.proof",
     "workloads.blocks",
     "workloads.reducers.* workloads.vit workloads.clips workloads.decoder workloads.datasets.*",
-    "workloads.models workloads.losses",
+    "workloads.models workloads.losses workloads.normalise",
     "workloads.models.* workloads.cost workloads.datasets workloads.composition workloads.mae "
-    "workloads.branches workloads.sampling workloads.load",
+    "workloads.branches workloads.sampling workloads.load workloads.shelf workloads.examine "
+    "workloads.datasets.published",
     "workloads.layouts workloads.training",
     "workloads.folder",
-    "workloads.finetune workloads.evaluate workloads.pretrain workloads.pretrained",
-    "workloads.predict",
+    "workloads.finetune workloads.evaluate workloads.pretrain workloads.pretrained "
+    "workloads.survey",
+    "workloads.predict workloads.timing",
     # what may vary
     "search_spaces.objectives search_spaces.fit",
     "search_spaces.space search_spaces.equal",
@@ -43,21 +46,24 @@ LAYERS = (
     # Ray, Optuna, MLflow
     "orchestrator orchestrator.environment orchestrator.credentials orchestrator.files "
     "orchestrator.failures orchestrator.interrupts "
-    "orchestrator.lock orchestrator.ledger orchestrator.words",
-    "orchestrator.front orchestrator.samplers orchestrator.store orchestrator.cluster "
-    "orchestrator.chart orchestrator.display orchestrator.tracking orchestrator.checks "
+    "orchestrator.lock orchestrator.ledger orchestrator.words orchestrator.twins "
+    "orchestrator.arguments orchestrator.sources orchestrator.journal",
+    "orchestrator.race orchestrator.front orchestrator.samplers orchestrator.store "
+    "orchestrator.cluster orchestrator.chart orchestrator.display orchestrator.tracking "
+    "orchestrator.checks orchestrator.intervals orchestrator.inventory "
     "orchestrator.room",
     "orchestrator.stream",
     "orchestrator.board orchestrator.data orchestrator.train orchestrator.memory "
     "orchestrator.figure orchestrator.page orchestrator.machine orchestrator.parcel "
-    "orchestrator.served orchestrator.predict orchestrator.registry",
+    "orchestrator.served orchestrator.predict orchestrator.registry orchestrator.examiners",
     "orchestrator.stages orchestrator.pool orchestrator.summary orchestrator.report "
-    "orchestrator.checkpoint orchestrator.doctor orchestrator.jobs",
-    "orchestrator.trial orchestrator.crew orchestrator.submit orchestrator.publish "
-    "orchestrator.card",
-    "orchestrator.search orchestrator.export",
-    "orchestrator.controls",
+    "orchestrator.checkpoint orchestrator.doctor orchestrator.jobs orchestrator.advise",
+    "orchestrator.tables orchestrator.trial orchestrator.crew orchestrator.submit "
+    "orchestrator.publish orchestrator.card orchestrator.confirmed orchestrator.ingest",
+    "orchestrator.search orchestrator.export orchestrator.verdict",
+    "orchestrator.controls orchestrator.racer orchestrator.confirmation",
     "orchestrator.run",
+    "orchestrator.confirm",
     "orchestrator.__main__",
 )
 

@@ -3,12 +3,17 @@
 The loop of the `evaluate` stage. Everything later (paired comparisons, intervals, agreement) is
 made from the table it leaves, without running anything again.
 
-Legend: B clips, K classes, V views, C T H W video.
+A stretch of a split may be evaluated alone. The tables of stretches, put together, give the metrics
+of one evaluation of them all.
+
+Legend: B clips, K classes, V views, P parts of the cost, C T H W video.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+import math
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +27,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from workloads import augment, clips, cost, load, metrics
+from workloads import augment, clips, cost, load, metrics, shelf
 from workloads.clips import ClipSet, Request, View, seed_of
 from workloads.mistakes import Mistake
 from workloads.models import HostConfig
@@ -45,6 +50,8 @@ class Config:
     """Classifier that is read, of a host with one for each budget."""
     split: Literal["val", "test"] = "val"
     """The search selects on val; test is for confirmation alone."""
+    share: tuple[float, float] = (0.0, 1.0)
+    """Stretch of the split, from and to, in the order of `stretch`."""
     views: int = 1
     """Clips of a video whose predictions are averaged; cost is that of one."""
     batch: int = 32
@@ -57,6 +64,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.views < 1 or self.batch < 1:
             raise Mistake(f"evaluate: views={self.views}, batch={self.batch} must be 1 or more")
+        if not 0 <= self.share[0] < self.share[1] <= 1:
+            raise Mistake(f"evaluate: share={self.share} must rise in 0..1", "(0.0, 1.0) is all")
 
 
 @torch.inference_mode()
@@ -76,10 +85,13 @@ def run(config: Config, clip_set: ClipSet, inputs: Inputs, report: Report) -> Re
     if not 0 <= config.head < len(model.heads):
         what = f"evaluate: head={config.head} of a model with {len(model.heads)}"
         raise Mistake(what, "heads count from 0")
-    ids = clip_set.ids(config.split)
+    ids = stretch(clip_set.ids(config.split), clip_set.names, config.share)
+    if not ids:
+        what = f"evaluate: no clip of {config.split} lies in share={config.share}"
+        raise Mistake(what, "take a wider one")
     rank, world = rank_and_world()
     mine, rows = ids[rank::world], []
-    clip_set.expect(_requests(mine, config))
+    clip_set.expect(_requests(mine, config, shelf.of(clip_set)))
     most = -(-len(ids) // world)  # reports are common to all ranks, so all make equally many
     for start in range(0, most, config.batch):
         part = mine[start : start + config.batch]
@@ -88,8 +100,20 @@ def run(config: Config, clip_set: ClipSet, inputs: Inputs, report: Report) -> Re
         report.step(min(start + config.batch, most), most, lambda: {})
     columns = _gather(rows, world)
     place = np.argsort(columns["clip"], kind="stable")
-    columns = {name: values[place] for name, values in columns.items()}
-    return Result(None, _summary(columns, config.split), _table(columns, clip_set))
+    table = _table({name: values[place] for name, values in columns.items()}, clip_set)
+    return Result(None, metrics_of(columns_of([table]), config.split), table)
+
+
+def stretch(
+    ids: Sequence[int], names: Sequence[str], share: tuple[float, float]
+) -> tuple[int, ...]:
+    """Return the clips of a stretch of a split, by id; stretches that touch share none.
+
+    Their order is that of the hashes of their names: random, and the same for whoever evaluates.
+    """
+    hashes = {i: hashlib.sha256(names[i].encode()).digest() for i in ids}
+    first, end = (math.ceil(len(ids) * part) for part in share)
+    return tuple(sorted(sorted(ids, key=hashes.__getitem__)[first:end]))
 
 
 def classes_of(source: Any, classes: Sequence[str]) -> Sequence[str]:  # Any: as in _load
@@ -104,12 +128,19 @@ def places_in(source: Any, classes: Sequence[str]) -> tuple[int, ...]:  # Any: a
     return tuple(range(len(classes)))
 
 
-def _requests(ids: Sequence[int], config: Config) -> Iterator[Request]:
-    """Yield what `_measure` will ask for, batch by batch."""
+def _requests(ids: Sequence[int], config: Config, kept: shelf.Shelf) -> Iterator[Request]:
+    """Yield what `_measure` will ask for that is not kept, batch by batch."""
     for start in range(0, len(ids), config.batch):
         part = tuple(ids[start : start + config.batch])
         for view in range(config.views):
-            yield Request(part, config.clip, (View(view, config.views),) * len(part))
+            views = (View(view, config.views),) * len(part)
+            if not kept.has(part, config.clip, views, _walk(config)):
+                yield Request(part, config.clip, views)
+
+
+def _walk(config: Config) -> Hashable:
+    """Return which clips a pass shows, and in which order."""
+    return config.split, config.share
 
 
 @lru_cache(maxsize=1)  # a search evaluates one checkpoint many times in a row
@@ -135,7 +166,8 @@ def _measure(
     logits_VBK, tokens_VB, macs_VB = [], [], []
     for view in range(config.views):
         starts = [View(view, config.views)] * len(ids)
-        pixels = augment.normalise(clip_set.load(ids, config.clip, starts), host.mean, host.std)
+        raw = shelf.of(clip_set).load(ids, config.clip, starts, _walk(config))
+        pixels = augment.normalise(raw, host.mean, host.std)
         seeds = [seed_of(config.seed, view, clip_id) for clip_id in ids]
         half = config.precision == "bfloat16"
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=half):
@@ -168,11 +200,28 @@ def _gather(rows: list[Columns], world: int) -> Columns:
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
-def _summary(columns: Columns, split: str) -> dict[str, float]:
+def columns_of(tables: Sequence[pa.Table]) -> Columns:
+    """Return the columns of one or several tables: `macs` by part, all else as in `_table`.
+
+    Rows are in the order of their clips' names, so the parts of a table give what the whole gives.
+    """
+    table = pa.concat_tables(tables).sort_by("clip")
+    return {
+        "clip": np.array(table["clip"].to_pylist()),
+        "label": table["label"].to_numpy().copy(),
+        "logits": np.stack(table["logits"].to_numpy()),
+        "tokens": table["tokens"].to_numpy(),
+        "macs": np.stack(table["macs"].to_numpy()),
+    }
+
+
+def metrics_of(columns: Columns, split: str) -> dict[str, float]:
+    """Return the metrics of some clips; of a table, or of several together."""
     macs_BP = columns["macs"]
     parts = dict(zip(cost.PARTS, macs_BP.mean(axis=0) / 1e9, strict=True))
     return {
         **_accuracy(columns, split),
+        f"{split}/clips": float(len(macs_BP)),
         "cost/gmacs": float(macs_BP.sum(axis=1).mean() / 1e9),
         "cost/tokens": float(columns["tokens"].mean()),
         **{f"cost/{part}_gmacs": float(value) for part, value in parts.items()},
@@ -200,5 +249,6 @@ def _table(columns: Columns, clip_set: ClipSet) -> pa.Table:
             "logits": list(columns["logits"]),
             "tokens": columns["tokens"],
             "gmacs": columns["macs"].sum(axis=1) / 1e9,
+            "macs": list(columns["macs"]),
         }
     )

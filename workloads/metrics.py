@@ -1,4 +1,5 @@
-"""Accuracy of predicted labels, and of videos and texts that look for each other.
+"""Accuracy of predicted labels, agreement of two models, and what videos and texts find of each
+other.
 
 Legend: B clips, K classes, Q queries, G gallery, V videos, T texts, D width.
 """
@@ -20,11 +21,32 @@ def top_k(logits_BK: Tensor, label_B: Tensor, k: int = 1) -> float:
     return float((hit_B & ~logits_BK.isnan().any(dim=1)).double().mean())  # NaN is no answer
 
 
+def margin(logits_BK: Tensor, label_B: Tensor) -> Tensor:
+    """Return how far the label's logit lies above the highest other one, (B,); -inf for NaN."""
+    own_B1 = logits_BK.gather(1, label_B[:, None])
+    others_BK = logits_BK.scatter(1, label_B[:, None], -torch.inf)
+    margin_B = own_B1[:, 0] - others_BK.max(dim=1).values
+    return torch.where(logits_BK.isnan().any(dim=1), -torch.inf, margin_B)
+
+
 def mean_class(logits_BK: Tensor, label_B: Tensor) -> float:
     """Return top-1 of each class that occurs, averaged over these classes."""
     hit_B = (logits_BK.argmax(dim=1) == label_B) & ~logits_BK.isnan().any(dim=1)
     by_class = [hit_B[label_B == label].double().mean() for label in label_B.unique()]
     return float(torch.stack(by_class).mean())
+
+
+def agreement(dense_BK: Tensor, reduced_BK: Tensor) -> float:
+    """Return the share of clips to which two models give the same label."""
+    same_B = dense_BK.argmax(dim=1) == reduced_BK.argmax(dim=1)
+    is_answer_B = ~(dense_BK.isnan() | reduced_BK.isnan()).any(dim=1)
+    return float((same_B & is_answer_B).double().mean())
+
+
+def divergence(dense_BK: Tensor, reduced_BK: Tensor) -> float:
+    """Return KL(dense || reduced) of the labels' probabilities, nats, mean over the clips."""
+    dense_BK, reduced_BK = (x.double().log_softmax(dim=1) for x in (dense_BK, reduced_BK))
+    return float((dense_BK.exp() * (dense_BK - reduced_BK)).sum(dim=1).mean())
 
 
 def recall(score_QG: Tensor, is_right_QG: Tensor, k: int = 1) -> float:

@@ -23,12 +23,15 @@ from typing import Any, Literal
 
 import numpy as np
 
+Decoder = Literal["auto", "decord", "pyav"]
 Frames = Iterator[Callable[[], np.ndarray]]  # a frame becomes an array only when it is called
 Shrink = Callable[[np.ndarray], np.ndarray]  # of one frame, uint8 H W C
-MODULES = {"decord": "decord", "pyav": "av"}  # the first to ask first
-# In MPEG transport streams decord loses the first GOP and shifts the others into its place.
-TRANSPORT_STREAMS = frozenset({".ts", ".m2ts", ".mts"})
+MODULES: dict[Decoder, str] = {"decord": "decord", "pyav": "av"}  # the first to ask first
+# Where the sync bytes of three packets lie in a transport stream, with and without time codes.
+PACKETS = ((0, 188, 376), (4, 196, 388))
+SYNC = 0x47
 FAULT_TOLERANCE = 1e-6  # share of holes that decord may fill; its 0 would mean any
+MISTAKEN_WIDTH = "decord mistakes its width"  # 16, 24, 48, 72: padding taken for pixels
 
 
 class UnreadableVideo(ValueError):  # noqa: N818 - the file's, not an error of ours
@@ -49,7 +52,7 @@ def read(
     indices: Sequence[int] | None = None,
     *,
     limit: int = 0,
-    decoder: Literal["auto", "decord", "pyav"] = "auto",
+    decoder: Decoder = "auto",
     shrink: Shrink | None = None,
 ) -> np.ndarray:
     """Decode frames of a video, on one thread, as uint8 (T, H, W, C) RGB, or raise UnreadableVideo.
@@ -63,10 +66,7 @@ def read(
     """
     if indices is not None and (len(indices) == 0 or min(indices) < 0):
         raise ValueError(f"{indices=} must be one or more frame numbers from 0")
-    if not path.is_file():
-        raise UnreadableVideo(path, "no such file")
-    if path.stat().st_size == 0:
-        raise UnreadableVideo(path, "empty file")
+    check(path)
     *others, last = _trusted(path) if decoder == "auto" else [decoder]
     for name in others:
         with suppress(UnreadableVideo):  # the last one knows better, or says why nobody can
@@ -74,20 +74,69 @@ def read(
     return _read(path, indices, limit, last, shrink)
 
 
+def check(path: Path) -> None:
+    """Raise UnreadableVideo where there is no file, nothing in it, or no leave to read it."""
+    try:
+        if not path.is_file():
+            what = "a link to no file" if path.is_symlink() else "no such file"
+            raise UnreadableVideo(path, "not a file" if path.exists() else what)
+        with path.open("rb") as file:
+            is_empty = not file.read(1)
+    except OSError as error:
+        raise UnreadableVideo(path, (error.strerror or str(error)).lower()) from error
+    if is_empty:
+        raise UnreadableVideo(path, "empty file")
+
+
+def frames_of(path: Path, decoder: Decoder) -> Iterator[np.ndarray]:
+    """Yield the frames of a video in order, uint8 (H, W, C), or raise UnreadableVideo."""
+    frames = _decord_frames(path) if decoder == "decord" else _pyav_frames(path)
+    try:
+        for frame in frames:
+            yield frame()
+    except failures(decoder) as error:
+        raise UnreadableVideo(path, undecodable(error)) from error
+
+
+def sought(path: Path, indices: Sequence[int]) -> Iterator[np.ndarray]:
+    """Yield frames in the asked order as decord's seeks give them, be they right or wrong."""
+    import decord
+
+    try:
+        reader = decord.VideoReader(str(path), num_threads=1, fault_tol=FAULT_TOLERANCE)
+        for index in indices:
+            yield reader[index].asnumpy()
+    except failures("decord") as error:
+        raise UnreadableVideo(path, undecodable(error)) from error
+
+
 @cache
-def versions() -> dict[str, str]:
+def versions() -> dict[Decoder, str]:
     """Return the version of each installed decoder; decord has no wheel for some machines."""
     installed = {name: module for name, module in MODULES.items() if find_spec(module)}
     return {name: import_module(module).__version__ for name, module in installed.items()}
 
 
-def _trusted(path: Path) -> list[str]:
-    wrong = "decord" if path.suffix.lower() in TRANSPORT_STREAMS else None
+def _trusted(path: Path) -> list[Decoder]:
+    wrong = "decord" if is_transport_stream(path) else None
     return [name for name in versions() if name != wrong] or ["pyav"]
 
 
+def is_transport_stream(path: Path) -> bool:
+    """Say whether a file is an MPEG transport stream, whatever its name.
+
+    In those decord loses the first GOP and shifts the others into its place.
+    """
+    with path.open("rb") as file:
+        head = file.read(512)
+    return any(
+        len(head) > places[-1] and all(head[place] == SYNC for place in places)
+        for places in PACKETS
+    )
+
+
 def _read(
-    path: Path, indices: Sequence[int] | None, limit: int, name: str, shrink: Shrink | None
+    path: Path, indices: Sequence[int] | None, limit: int, name: Decoder, shrink: Shrink | None
 ) -> np.ndarray:
     frames = _decord_frames(path) if name == "decord" else _pyav_frames(path)
     if shrink is not None:
@@ -95,9 +144,8 @@ def _read(
     try:
         head = (frame() for frame in islice(frames, limit or None))
         taken = list(head) if indices is None else _pick(path, frames, indices)
-    except _failures(name) as error:
-        first_line = (getattr(error, "strerror", None) or str(error)).partition("\n")[0]
-        raise UnreadableVideo(path, f"cannot be decoded: {first_line[:160]}") from error
+    except failures(name) as error:
+        raise UnreadableVideo(path, undecodable(error)) from error
     if not taken:
         raise UnreadableVideo(path, "no frames")
     return np.stack(taken)
@@ -126,8 +174,8 @@ def _decord_frames(path: Path) -> Frames:
     with suppress(StopIteration):
         while True:
             frame = reader.next()
-            if frame.shape[2] != 3:  # widths 16, 24, 48, 72: padding taken for pixels
-                raise UnreadableVideo(path, "decord mistakes its width")
+            if frame.shape[2] != 3:
+                raise UnreadableVideo(path, MISTAKEN_WIDTH)
             yield frame.asnumpy
 
 
@@ -138,10 +186,7 @@ def _pyav_frames(path: Path) -> Frames:
     # One for all frames, on this thread: to set one up takes as long as to use it.
     reformatter = VideoReformatter()
     with av.open(str(path), metadata_errors="ignore") as container:  # a title may be no UTF-8
-        if not container.streams.video:
-            raise UnreadableVideo(path, "no video stream")
-        stream = max(container.streams.video, key=lambda stream: stream.width * stream.height)
-        stream.codec_context.thread_count = 1
+        stream = main_stream(path, container)
         size = None
         for number, frame in enumerate(container.decode(stream)):
             if size not in (None, (frame.width, frame.height)):
@@ -149,18 +194,46 @@ def _pyav_frames(path: Path) -> Frames:
             size = frame.width, frame.height
             if frame.is_corrupt:
                 raise UnreadableVideo(path, f"frame {number} is corrupt")
-            yield partial(_upright, frame, reformatter)
+            yield partial(upright, frame, reformatter)
 
 
-def _upright(frame: Any, reformatter: Any) -> np.ndarray:  # Any: of PyAV, which may be absent
+def main_stream(path: Path, container: Any) -> Any:  # Any: of PyAV, which may be absent
+    """Return the largest video stream of an open file, set to one thread; no cover picture."""
+    from av.stream import Disposition
+
+    streams = [
+        stream
+        for stream in container.streams.video
+        if not stream.disposition & Disposition.attached_pic
+    ]
+    if not streams:
+        raise UnreadableVideo(path, "no video stream")
+    stream = max(streams, key=lambda stream: stream.width * stream.height)
+    stream.codec_context.thread_count = 1
+    return stream
+
+
+def upright(frame: Any, reformatter: Any = None) -> np.ndarray:  # Any: of PyAV, if it is there
     """Convert a frame to RGB, turned as its display matrix says: phones store frames lying."""
+    if reformatter is None:
+        from av.video.reformatter import VideoReformatter
+
+        reformatter = VideoReformatter()
     converted = reformatter.reformat(frame, format="rgb24", threads=1)
     return np.rot90(converted.to_ndarray(), k=round(frame.rotation / 90))
 
 
-def _failures(name: str) -> tuple[type[Exception], ...]:
+def undecodable(error: Exception) -> str:
+    """Return the reason that a decoder gives, on one line."""
+    first_line = (getattr(error, "strerror", None) or str(error)).partition("\n")[0]
+    return f"cannot be decoded: {first_line[:160]}"
+
+
+def failures(name: Decoder) -> tuple[type[Exception], ...]:
     """Return what a decoder raises over a bad file; decord's own errors have no base class."""
     module = import_module(MODULES[name])
     if name == "pyav":
         return (module.FFmpegError,)
-    return module.DECORDError, module.DECORDLimitReachedError, RuntimeError, AssertionError
+    own = module.DECORDError, module.DECORDLimitReachedError
+    # UnicodeEncodeError: a name that is no UTF-8; PyAV takes it.
+    return *own, RuntimeError, AssertionError, IndexError, UnicodeEncodeError

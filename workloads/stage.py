@@ -77,7 +77,7 @@ class Result(NamedTuple):
     weights: dict[str, Tensor] | None
     metrics: dict[str, float]
     clips: pa.Table | None
-    """One row a clip, from evaluation."""
+    """One row a clip, from evaluation; one row a forward, from timing."""
 
 
 def rank_and_world() -> tuple[int, int]:

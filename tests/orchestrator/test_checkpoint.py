@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import paretoken
 from safetensors.torch import load_file, save_file
 
 from orchestrator import checkpoint, data
@@ -129,3 +130,31 @@ def test_a_checkpoint_is_in_the_store_once_whatever_the_clips(folder: Path, tmp_
     assert found is not None
     weights = load_file(found.weights)
     assert {*weights} == {*pretrained.load(folder).state_dict()}
+
+
+@pytest.mark.slow
+def test_a_checkpoint_and_clips_without_labels_become_a_cheaper_folder(
+    folder: Path, videos: Path, tmp_path: Path
+) -> None:
+    """In: a folder and videos. Out: a folder that labels them as the study did, cheaper."""
+    flat, out = tmp_path / "flat", tmp_path / "cheaper"
+    flat.mkdir()
+    for number, path in enumerate(sorted(videos.rglob("*.mp4"))):
+        (flat / f"{number:02}.mp4").symlink_to(path)
+    store = ("--store", tmp_path / "store", "--json")
+    given = ("--model", folder, "--data", flat, "--trials", 8)
+    ran = paretoken("run", "inference", *given, *store)
+    assert ran.code == 0, ran.err
+    assert "no labels" in ran.err
+    assert [o["name"] for o in ran.answer["objectives"]] == ["agreement", "gmacs"]
+    assert ran.answer["dense"]["values"]["agreement"] == 1
+    assert [p["params"]["reducer"] for p in ran.answer["points"]][:3] == ["none", "rlt", "tome"]
+    at = ran.answer["front"][0]["trial"]
+    wrote = paretoken("export", "inference", "--at", at, "--out", out, *store)
+    assert wrote.code == 0, wrote.err
+    assert wrote.answer["check"]["difference"] <= 1e-5
+    told = paretoken("predict", out, flat, "--json")
+    assert told.code == 0, told.err
+    answers = [json.loads(line) for line in told.out.splitlines()[:-1]]
+    assert len(answers) == len([*flat.iterdir()])
+    assert all(answer["label"].startswith("LABEL_") for answer in answers)

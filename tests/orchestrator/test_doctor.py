@@ -103,11 +103,25 @@ def test_missing_byte_code_is_noticed(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "compileall" in found.remedy
 
 
-def test_decoders_that_disagree_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    frames = {"pyav": np.zeros((8, 4, 4, 3)), "decord": np.ones((8, 4, 4, 3))}
-    monkeypatch.setattr(readers, "read", lambda path, decoder: frames[decoder])
-    monkeypatch.setattr(readers, "versions", lambda: {"decord": "0", "pyav": "1"})
-    assert "different frames" in checks.decoders().found
+def test_a_decoder_that_gives_other_frames_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = readers.read
+
+    def shifted(path: Path, indices: list[int], *, decoder: readers.Decoder) -> np.ndarray:
+        """Read as decord did in open GOPs, where it seeks: some frames are others."""
+        late = decoder == "decord" and "open" in path.name and indices != sorted(indices)
+        return whole(path, [min(i + late * (i % 12 > 9), 29) for i in indices], decoder=decoder)
+
+    assert checks.decoders().ok
+    monkeypatch.setattr(readers, "read", shifted)
+    monkeypatch.setattr(readers, "versions", lambda: {"pyav": "1", "decord": "0"})
+    found = checks.decoders()
+    assert not found.ok
+    assert found.found == "pyav 1, decord 0; decord: 2 of 8 frames wrong at random (open GOPs)"
+
+
+def test_where_decord_is_absent_the_doctor_says_what_it_would_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(readers, "versions", lambda: {"pyav": "1"})
     alone = checks.decoders()
     assert alone.ok

@@ -250,11 +250,6 @@ def test_a_cluster_that_wants_a_token_which_is_not_here_is_refused(
     assert "Traceback" not in ended.err
 
 
-@pytest.mark.parametrize("command", ["confirm", "ingest", "advise"])
-def test_commands_that_are_not_there_yet_say_so(say: Say, command: str) -> None:
-    refused(say(command, "demo", "--at", "knee"), "not there yet")
-
-
 @pytest.mark.parametrize("flag", ["--data", "--store"])
 @pytest.mark.parametrize("path", ["", " "])
 def test_a_path_of_nothing_is_refused(say: Say, flag: str, path: str) -> None:

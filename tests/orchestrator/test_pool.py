@@ -147,7 +147,13 @@ PLANS = {
 }
 
 
-@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+@pytest.mark.parametrize(
+    "plan",
+    [
+        pytest.param(plan, id=name, marks=[pytest.mark.slow] * (name != "finetune"))
+        for name, plan in PLANS.items()
+    ],
+)
 def test_a_killed_rank_goes_on_in_its_epoch_and_ends_with_the_same_bits(
     plan: Stage, pool: Pool, store: Store, manifest: Manifest, clip_set: ClipSet, folder: Path
 ) -> None:

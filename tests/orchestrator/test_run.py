@@ -144,7 +144,7 @@ def test_mlflow_that_is_down_costs_the_study_nothing_and_is_made_up_for(
     assert sorted(mirrored(repaired.answer)) == list(range(7))
 
 
-@pytest.mark.parametrize("several", ["--workers", "--ranks"])
+@pytest.mark.parametrize("several", [pytest.param("--workers", marks=pytest.mark.slow), "--ranks"])
 def test_two_groups_or_two_ranks_share_two_cores_without_a_hang(
     several: str, tmp_path: Path
 ) -> None:

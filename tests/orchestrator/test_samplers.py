@@ -129,3 +129,22 @@ def test_an_unknown_sampler_is_refused_with_those_that_exist(tmp_path: Path) -> 
         f"study: sampler='oracle' does not exist\n  choose from {', '.join(SAMPLERS)}"
     )
     assert not (tmp_path / "journal").exists()
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_race_asks_no_sampler_that_would_have_to_learn(sampler: str) -> None:
+    if sampler in samplers.BLIND:
+        samplers.refuse_rungs(sampler)
+    else:
+        with pytest.raises(Mistake, match="nothing to learn from"):
+            samplers.refuse_rungs(sampler)
+
+
+@pytest.mark.parametrize("sampler", samplers.BLIND)
+def test_what_is_blind_asks_the_same_before_anything_ended(sampler: str, tmp_path: Path) -> None:
+    """A race asks for all trials first; one after the other they are the same."""
+    one_by_one = choices(toy(sampler=sampler), tmp_path / "one", 8)
+    memory = Memory(toy(sampler=sampler), tmp_path / "all")
+    for _ in range(8):
+        memory.ask()
+    assert [memory.chosen(number) for number in range(8)] == one_by_one

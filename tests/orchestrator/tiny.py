@@ -19,4 +19,4 @@ def study() -> Study:
     assert isinstance(train.config, finetune.Config)
     longer = replace(train, config=replace(train.config, steps=200))
     stages = (longer, replace(measure, inputs=(("weights", longer),)))
-    return replace(small, name="tiny", stages=stages, trials=6)
+    return replace(small, name="tiny", stages=stages, trials=6, confirm_seeds=2)

@@ -10,16 +10,18 @@ from variants import DIGEST, MEASURE, STUDY, TRAIN, measuring, study_of, trainin
 
 from search_spaces import demo
 from search_spaces.fit import with_field
-from search_spaces.objectives import GMACS, TOP1
+from search_spaces.objectives import AGREEMENT, GMACS, TOP1
 from search_spaces.space import Domain, Space, either, fix, narrow
 from search_spaces.study import Stage, Study, params_of
 from workloads import finetune
 from workloads.datasets import synthetic
-from workloads.knobs import Choice, Int
+from workloads.knobs import Choice, Float, Int
 from workloads.mistakes import Mistake
 from workloads.reducers import drop, flux, inti, rlt, tome
 
 RLT = (rlt.Config(tau=0.1),)
+OTHER = replace(TOP1, name="top5", metric="val/top5")
+EVALUATED = Space({"evaluate.reducers": narrow(rlt.Config, tau=Float(0.1, 0.4))})
 REDUCED: dict[str, Any] = {"finetune.reducers": RLT, "evaluate.reducers": (rlt.Config(tau=0.3),)}
 
 
@@ -113,6 +115,16 @@ def test_with_field_changes_one_field_and_leaves_the_config_alone() -> None:
         ),
         ({"stages": (replace(TRAIN, kind="pretrain"), MEASURE)}, "kind 'pretrain' cannot run"),
         ({"stages": (replace(TRAIN, kind="evaluate"), MEASURE)}, "kind 'evaluate' cannot run"),
+        ({"objectives": (AGREEMENT, GMACS)}, "agreement is with the dense model of a study that"),
+        ({"rungs": (0.5,)}, "rungs, where finetune.reducers varies"),
+        ({"rungs": (0.5, 0.25)}, "must rise between 0 and 1"),
+        ({"rungs": (0.0, 0.25)}, "must rise between 0 and 1"),
+        ({"rungs": (0.5, 1.0)}, "must rise between 0 and 1"),
+        ({"rungs": [0.5]}, r"rungs=\[0.5\] can be changed"),
+        (
+            {"rungs": (0.5,), "space": EVALUATED, "objectives": (OTHER, GMACS)},
+            r"rungs with objectives=\(top5, gmacs\)",
+        ),
         (
             {"stages": (*STUDY.stages, replace(MEASURE, inputs=(("weights", MEASURE),)))},
             "an evaluation reads no weights",
@@ -124,6 +136,11 @@ def test_a_study_that_cannot_be_is_refused_when_written(
 ) -> None:
     with pytest.raises(Mistake, match=words):
         replace(STUDY, **changes)
+
+
+def test_a_study_in_which_evaluation_alone_varies_may_have_rungs() -> None:
+    raced = replace(STUDY, space=EVALUATED, rungs=(1 / 16, 1 / 4))
+    assert raced.key(DIGEST) != replace(STUDY, space=EVALUATED).key(DIGEST)
 
 
 def test_two_stages_of_one_kind_have_paths_of_their_own() -> None:

@@ -7,22 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-BITS = 8
+from workloads.barcodes import barcode, numbers_of
 
-
-def barcode(number: int, height: int = 64, width: int = 96) -> np.ndarray:
-    frame = np.full((height, width, 3), 128, np.uint8)
-    for bit in range(BITS):
-        bar = slice(bit * width // BITS, (bit + 1) * width // BITS)
-        frame[height // 4 :, bar] = 235 if number >> bit & 1 else 20
-    return frame
-
-
-def numbers_of(frames_THWC: np.ndarray) -> list[int]:
-    width = frames_THWC.shape[2]
-    middles = [(2 * bit + 1) * width // (2 * BITS) for bit in range(BITS)]
-    bars_TB = frames_THWC[:, frames_THWC.shape[1] // 2][:, middles].mean(axis=2) > 128
-    return [sum(1 << bit for bit in range(BITS) if bars[bit]) for bars in bars_TB]
+__all__ = ["barcode", "numbers_of", "write"]
 
 
 def write(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from workloads import metrics
 from workloads.metrics import contrastive, mean_class, recall, retrieval, top_k
 
 # Highest logits: classes 2, 0, 1, 1, 0; second highest: 1, 1, 2, 0, 2.
@@ -100,3 +101,20 @@ def test_contrastive_loss_pulls_pairs_together() -> None:
     gradients = torch.autograd.grad(loss, (video_BD, text_BD))
     nearer = [x - 0.1 * g for x, g in zip((video_BD, text_BD), gradients, strict=True)]
     assert contrastive(*nearer, 0.5) < loss
+
+
+def test_agreement_is_the_share_of_equal_labels_and_nan_agrees_with_nothing() -> None:
+    dense_BK = torch.tensor([[2.0, 1], [0, 1], [3, 1], [float("nan"), 1], [0, 1]])
+    reduced_BK = torch.tensor([[9.0, 1], [1, 0], [3, 2], [float("nan"), 1], [0, float("nan")]])
+    assert metrics.agreement(dense_BK, reduced_BK) == 2 / 5
+    assert metrics.agreement(dense_BK[:3], dense_BK[:3]) == 1
+
+
+def test_divergence_is_that_of_the_definition() -> None:
+    draw = torch.Generator().manual_seed(0)
+    dense_BK, reduced_BK = (torch.randn(5, 4, generator=draw) for _ in range(2))
+    p, q = dense_BK.double().softmax(1), reduced_BK.double().softmax(1)
+    expected = sum(float(a * (a / b).log()) for a, b in zip(p.flatten(), q.flatten(), strict=True))
+    assert metrics.divergence(dense_BK, reduced_BK) == pytest.approx(expected / 5, rel=1e-12)
+    assert metrics.divergence(dense_BK, dense_BK + 3) == pytest.approx(0, abs=1e-12)
+    assert metrics.divergence(dense_BK, dense_BK) == 0

@@ -1,6 +1,7 @@
 """A table of videos: `path,label[,split[,group]]` with a header, as UTF-8 CSV.
 
-Paths are relative to the CSV, further columns are ignored, an empty cell is "not given".
+Paths are relative to the CSV, further columns are ignored, an empty cell is "not given". What
+`paretoken ingest` writes also has a column `decoder`, heeded where it names one.
 """
 
 from __future__ import annotations
@@ -12,20 +13,30 @@ from pathlib import Path
 
 from workloads.datasets.manifest import Clip
 from workloads.mistakes import Mistake
+from workloads.readers import Decoder
 
 Row = tuple[int, Clip]  # with its line in the file, for messages
 
 
 def rows(path: Path, field: str, needs_labels: bool = True) -> list[Clip]:
     """Return a clip for every row of a CSV; `field` names the file in a Mistake."""
-    needed = ("path", "label") if needs_labels else ("path",)
+    numbered = _parsed(path, field, ("path", "label") if needs_labels else ("path",))
+    _check_missing(numbered, path, field)
+    return [clip for _, clip in numbered]
+
+
+def listed(path: Path, field: str) -> list[Clip]:
+    """Return a clip for every row, whether there are labels and files or not."""
+    return [clip for _, clip in _parsed(path, field, ("path",))]
+
+
+def _parsed(path: Path, field: str, needed: Sequence[str]) -> list[Row]:
     try:
         numbered = _parse(path, field, needed)
     except (UnicodeDecodeError, csv.Error) as error:
         raise Mistake(f"{field}: not a UTF-8 CSV ({error})", "save it as UTF-8 CSV") from error
     _check_twice(numbered, field)
-    _check_missing(numbered, path, field)
-    return [clip for _, clip in numbered]
+    return numbered
 
 
 def _parse(path: Path, field: str, needed: Sequence[str]) -> list[Row]:
@@ -44,13 +55,16 @@ def _parse(path: Path, field: str, needed: Sequence[str]) -> list[Row]:
 
 
 def _clip(row: dict[str, str], line: int, path: Path, field: str, needed: Sequence[str]) -> Clip:
-    cells = {name: row.get(name, "").strip() for name in ("path", "label", "split", "group")}
+    names = ("path", "label", "split", "group", "decoder")
+    cells = {name: row.get(name, "").strip() for name in names}
     for name in needed:
         if not cells[name]:
             raise Mistake(f"{field}: row {line} has no {name}", "fill it in, or remove the row")
     # One spelling a file, so that ./a.mp4 and a.mp4 are found to be the same.
     relative = os.path.relpath(path.parent / cells["path"], path.parent)
-    return Clip(Path(relative).as_posix(), cells["label"], cells["split"], cells["group"])
+    # A person's own column of that name means nothing here; `auto` asks decord first.
+    decoder: Decoder = "pyav" if cells["decoder"] == "pyav" else "auto"
+    return Clip(Path(relative).as_posix(), cells["label"], cells["split"], cells["group"], decoder)
 
 
 def _check_twice(numbered: Sequence[Row], field: str) -> None:

@@ -13,10 +13,12 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
+
+from workloads.readers import Decoder
 
 HASHING_THREADS = 4  # hashing releases the GIL; more than a few only wait for the disk
 
@@ -33,6 +35,13 @@ class Clip:
     """`train`, `val` or `test`; empty is not given."""
     group: str = ""
     """What must stay on one side of a split: a scene, a person; empty is not given."""
+    decoder: Decoder = "auto"
+    """How to read it; they agree on it, so nothing that is computed depends on this."""
+
+    @property
+    def identity(self) -> tuple[str, str, str, str]:
+        """What of it goes into the digest."""
+        return self.path, self.label, self.split, self.group
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,7 @@ class Content(NamedTuple):
 def digest_of(clips: Sequence[Clip], contents: Sequence[Content]) -> str:
     """Return the sha256 of all clips with their files' contents, in any order."""
     rows = [
-        json.dumps([*astuple(clip), content.size, content.sha256])
+        json.dumps([*clip.identity, content.size, content.sha256])
         for clip, content in zip(clips, contents, strict=True)
     ]
     return hashlib.sha256("\n".join(sorted(rows)).encode()).hexdigest()

@@ -115,6 +115,9 @@ class Step:
 class Reducer:
     """A token reduction inside a model. Stateless: `learned` holds its parameters, if any."""
 
+    draws = False
+    """Whether what it keeps depends on the seed of a clip."""
+
     def steps(self) -> tuple[Step, ...]:
         """Return where it acts; () when it is switched off."""
         return ()
@@ -253,6 +256,11 @@ class Chain:
         )
         either = [" + ".join(n for n in self.names if n != out) for out in (name, last)]
         return what, f"legal here: {' | '.join(either)}"
+
+    @property
+    def draws(self) -> bool:
+        """Whether any reducer draws: other seeds, other logits."""
+        return any(reducer.draws for reducer in self._reducers)
 
     def actors(self, at: At, layer: int = 0) -> list[tuple[str, Reducer]]:
         """Return the reducers that act at one place, in order, with their names."""

@@ -91,6 +91,7 @@ class RandomDrop(Reducer):
 
     def __init__(self, config: Config, host: Host) -> None:
         self.config, self.host = config, host
+        self.draws = bool(self.steps())
 
     def steps(self) -> tuple[Step, ...]:
         if self.config.keep == 1 and not self.config.budget:

@@ -139,6 +139,7 @@ class MotionSelection(Reducer):
 
     def __init__(self, config: Config, host: Host) -> None:
         self.config, self.host = config, host
+        self.draws = config.alpha > 1
 
     def steps(self) -> tuple[Step, ...]:
         gives = Layout.RAGGED if self.host.per_frame else Layout.EQUAL  # of a frame, any number

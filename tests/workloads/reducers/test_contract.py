@@ -197,6 +197,14 @@ def test_no_cell_is_counted_twice_or_lost_unless_tokens_are_plainly_dropped(
 
 
 @torch.no_grad()
+def test_other_seeds_change_its_answers_only_if_it_says_that_it_draws(
+    model: VideoTransformer, clip_BCTHW: Tensor
+) -> None:
+    one_BK, other_BK = (model(clip_BCTHW, seeds=[s + add for s in SEEDS]) for add in (0, 1000))
+    assert torch.equal(one_BK, other_BK) != model.chain(None).draws
+
+
+@torch.no_grad()
 def test_tokens_are_as_regular_as_its_steps_declare(
     model: VideoTransformer, clip_BCTHW: Tensor, config: Any
 ) -> None:

@@ -180,6 +180,7 @@ def test_card_10_12_chances_are_by_counts_one_after_the_other() -> None:
 def test_frames_are_chosen_before_all_else_and_ranked_again() -> None:
     model, clip_BCTHW = HOST.build(5).eval(), scene(frames=12)
     chain = model.chain((mats.Config(keep=0.3, alpha=1.5),))
+    assert chain.draws  # its frames
     trace = Trace()
     chosen = model.choose_frames(clip_BCTHW, chain, SEEDS, trace)
     assert chosen.shape[2] == 8
