@@ -36,8 +36,9 @@ def command(args: argparse.Namespace, root: Path) -> str:
         if value is not None:
             words += [f"--{name.replace('_', '-')}", str(value)]
     words += ["--json"] * args.json
-    data = f" --data {_quoted(args.data)}" if args.data else ""
-    return f"{shlex.join(words)}{data} --store {_quoted(_store(args.store))}"
+    paths = {"data": args.data, "model": args.model}  # of the cluster, as is the store
+    given = "".join(f" --{name} {_quoted(path)}" for name, path in paths.items() if path)
+    return f"{shlex.join(words)}{given} --store {_quoted(_store(args.store))}"
 
 
 def _study(name: str, root: Path) -> str:

@@ -125,7 +125,8 @@ def manifest_of(
         if study.data is None:
             raise Mistake(
                 f"study {study.name!r} needs --data PATH",
-                "class folders (PATH/<class>/*.mp4), or a CSV: path,label[,split[,group]]",
+                "class folders (PATH/<class>/*.mp4), or a CSV: path,label[,split[,group]]"
+                + ("" if study.trains else "; without labels: a folder of videos, or a CSV: path"),
             )
         folder = _synthetic(study, study.data, store, crew, display)
     hashes = store.root / "hashes.json"

@@ -3,8 +3,8 @@
     paretoken submit demo --address http://127.0.0.1:8265 --follow
 
 The project folder is shipped as it lies here, without what git ignores, and `run` is started in it
-by the `python` on the head's PATH. --data and --store are paths of the cluster. The job's own
-folder is temporary, so a store is an absolute path there, or one under `~`: `~/paretoken-store`
+by the `python` on the head's PATH. --data, --model and --store are paths of the cluster. The job's
+own folder is temporary, so a store is an absolute path there, or one under `~`: `~/paretoken-store`
 where none is given.
 """
 

@@ -28,6 +28,7 @@ Source = Learner | load.Config
 """That of a stage that leaves weights."""
 StageConfig = Source | evaluate.Config | timing.Config
 
+SHOWN = 0.5  # share of visible tokens: no shape depends on it
 SAME_MODEL = "the stages that pass weights on must have the same model"
 
 # Any below: a config and a field may be of any type.
@@ -158,9 +159,9 @@ def refuse_other_model(learner: Learner, source: Source) -> None:
 def _weights(learner: Source) -> dict[str, tuple[int, ...]]:
     """Return the shape of whatever a training leaves, by name."""
     with torch.device("meta"):  # shapes without numbers
-        if isinstance(learner, pretrain.Config):
-            shown = (learner.decoder, learner.visible_keep)
-            parts = mae.weights_of(mae.build(learner.model, learner.reducers, *shown))
+        if not isinstance(learner, finetune.Config) and learner.decoder is not None:
+            whole = mae.build(learner.model, learner.reducers, learner.decoder, SHOWN)
+            parts = mae.weights_of(whole)
         else:
             parts = learner.model.build(2, learner.reducers).state_dict()
     return {name: tuple(weight.shape) for name, weight in parts.items()}

@@ -26,8 +26,10 @@ from workloads.models import videomae
 from workloads.reducers import drop, flux, mats, rlt, tome, vid_tldr
 from workloads.reducers.base import chain_of
 
-NOBODY = load.Config(model=videomae.Config(), clip=clips.Config(), labels=load.placeholders(8))
-"""What stands for the model until one is named."""
+NOBODY = load.Config(
+    model=videomae.Config(size=64), clip=clips.Config(size=64), labels=load.placeholders(8)
+)
+"""What stands for the model until one is named; small, so that trying it out takes seconds."""
 KEEP = Float(0.1, 0.9)
 LEAST_LEFT = 0.1  # share of the tokens that ToMe leaves at its strongest
 RUNGS = tuple(n / 32 for n in (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24))

@@ -12,7 +12,7 @@ mean
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 
@@ -40,14 +40,7 @@ TOP1 = Objective(
     reference="chance",
     ideal=1.0,
 )
-AGREEMENT = Objective(
-    name="agreement",
-    metric="val/agreement",
-    direction="max",
-    unit="fraction",
-    reference="chance",
-    ideal=1.0,
-)
+AGREEMENT = replace(TOP1, name="agreement", metric="val/agreement")
 GMACS = Objective(
     name="gmacs",
     metric="cost/gmacs",

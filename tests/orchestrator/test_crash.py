@@ -117,7 +117,11 @@ def test_ledger_journal_and_mlflow_agree_after_kills(
 
 
 @pytest.mark.parametrize(
-    ("number", "moment"), [(signal.SIGINT, "group up"), (signal.SIGTERM, "training")]
+    ("number", "moment"),
+    [
+        (signal.SIGINT, "group up"),
+        pytest.param(signal.SIGTERM, "training", marks=pytest.mark.slow),
+    ],
 )
 def test_an_interrupted_run_says_how_to_go_on(
     number: signal.Signals, moment: str, undisturbed: Run, tmp_path: Path

@@ -51,3 +51,5 @@ def test_every_word_from_outside_is_quoted(tmp_path: Path) -> None:
 def test_the_store_outlives_the_job_unless_told_otherwise(tmp_path: Path) -> None:
     root = stand_in(tmp_path / "project")
     assert parcel.command(asked("demo"), root).endswith(" --store ~/paretoken-store")
+    given = parcel.command(asked("demo", "--model", "/m n"), root)
+    assert "--model '/m n'" in given

@@ -44,7 +44,8 @@ def test_a_host_with_attention_per_frame_has_the_chains_that_it_can_take() -> No
 
 
 def test_the_papers_own_settings_are_tried_first() -> None:
-    study = inference.study()
+    usual = load.Config(model=videomae.Config(), clip=clips.Config(), labels=("a",), digest="ab")
+    study = inference.study(usual)
     plans = [study.plan(study.space.answer(dict(asked))) for asked in study.first]
     shown = [[str(one) for one in plan.config.reducers] for plan in plans]
     assert shown[0] == [str(rlt.Config(tau=0.1))]

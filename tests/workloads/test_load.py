@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import OWN
+from checkpoints import OWN, theirs
 
-from workloads import clips, load, pretrained
+from workloads import clips, load, mae, pretrained
 from workloads.mistakes import Mistake
 from workloads.stage import Quiet
 
@@ -68,3 +68,16 @@ def test_a_folder_is_described_with_a_digest_of_its_weights(tmp_path: Path) -> N
         model.patch_embed.proj.bias += 1
     pretrained.save(model, tmp_path / "two")
     assert pretrained.described(tmp_path / "two").digest != one.digest
+
+
+def test_a_pre_training_is_described_with_its_decoder_and_goes_on_from_all_of_it(
+    tmp_path: Path,
+) -> None:
+    theirs("VideoMAEForPreTraining").save_pretrained(tmp_path)
+    described = pretrained.described(tmp_path)
+    assert (described.labels, described.decoder is None) == ((), False)
+    assert described.decoder is not None
+    model = mae.build(described.model, (), described.decoder, 0.5)
+    weights = pretrained.weights_of(tmp_path, described)
+    mae.load(model, weights)
+    assert {*mae.weights_of(model)} == {*weights}
