@@ -135,6 +135,7 @@ def _wanted(manifest: Manifest, short_side: int) -> list[Entry]:
             key=cache.name_of(content.sha256, short_side),
             size=content.size,
             mtime_ns=content.mtime_ns,
+            seeks=clip.proved == content.sha256,
         )
         for number, (clip, label, content) in enumerate(rows)
     ]

@@ -35,9 +35,10 @@ from workloads.knobs import key_of
 from workloads.mistakes import Mistake
 
 MOST_FRAMES = 600  # of a video, from its start; 20 seconds at 30 frames a second
-# Frames of a cache, and those decoded without it, come from one decoder. This one is the truth, is
-# installed everywhere, and makes a few frames in order with less CPU time than decord.
+# Frames of a cache, and those decoded without it, are those of one decoder: the truth, installed
+# everywhere, and the faster one wherever frames are taken in order from the first on.
 DECODER: Final = "pyav"
+FAR = 128  # decord lists all packets of a file to open it: as much work as these many frames
 PART = ".part"  # how files end that are being written
 
 
@@ -54,6 +55,8 @@ class Entry:
     size: int = 0
     """Of the file when it was hashed, bytes; with `mtime_ns`, tells that it is still the same."""
     mtime_ns: int = 0
+    seeks: bool = False
+    """Whether decord is proved to find every frame of it, whatever the order."""
     frames: int = 0
     """Frames that are kept, counted; 0 is not known yet."""
     height: int = 0
@@ -97,13 +100,22 @@ def decode(entry: Entry, root: Path, short_side: int) -> tuple[Entry, np.ndarray
     return entry.holding(frames_THWC.shape), frames_THWC
 
 
-def _read(path: Path, chosen: Sequence[int] | None, short_side: int) -> np.ndarray:
-    """Return frames of a video as they are kept. The only way from a video to frames."""
+def _read(
+    path: Path, chosen: Sequence[int] | None, short_side: int, seeks: bool = False
+) -> np.ndarray:
+    """Return frames of a video as they are kept. The only way from a video to frames.
+
+    Where decord is proved to give PyAV's frames bit for bit, it seeks to those that are far in.
+    """
     limit = MOST_FRAMES if chosen is None else 0
 
     def shrink(frame_HWC: np.ndarray) -> np.ndarray:
         return frames.cap(frame_HWC[None], short_side)[0]
 
+    if chosen is not None and seeks and min(chosen) >= FAR and "decord" in readers.versions():
+        ordered = sorted({*chosen})
+        found = dict(zip(ordered, map(shrink, readers.sought(path, ordered)), strict=True))
+        return np.stack([found[number] for number in chosen])
     return readers.read(path, chosen, limit=limit, decoder=DECODER, shrink=shrink)
 
 
@@ -262,7 +274,7 @@ class Unstored:
         try:
             stat = os.stat(self.path)
             if (stat.st_size, stat.st_mtime_ns) == (self.entry.size, self.entry.mtime_ns):
-                return _read(self.path, chosen, self.short_side)
+                return _read(self.path, chosen, self.short_side, self.entry.seeks)
             why = "it was written to"
         except OSError as error:
             why = error.strerror or str(error)

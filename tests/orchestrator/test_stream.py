@@ -16,10 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
+import torch
 from conftest import ROOT, environment
+from launched import run_with_a_kill
 from tiny import study
 
-from orchestrator import cluster, data
+from orchestrator import cluster, data, stages
 from orchestrator.pool import Pool
 from orchestrator.room import Room
 from orchestrator.store import Store
@@ -100,6 +102,19 @@ def test_a_second_study_on_the_same_videos_decodes_nothing(
     some = replace(manifest, clips=manifest.clips[:20], contents=manifest.contents[:20], digest="1")
     others = fill(root, some)
     assert (others.decoded, others.stored) == (0, 20)
+
+
+def test_a_proof_holds_for_the_content_that_it_was_made_on(
+    view: Path, manifest: Manifest, tmp_path: Path
+) -> None:
+    mine = copied(view, tmp_path)
+    digests = [manifest.contents[0].sha256, "of another file", ""]
+    proved = [
+        replace(clip, proved=digest) for clip, digest in zip(manifest.clips, digests, strict=False)
+    ]
+    clips_ = (*proved, *manifest.clips[3:])
+    assert fill(mine.parents[2], replace(manifest, clips=clips_)).decoded == 0
+    assert [entry.clip for entry in cache.index(mine) if entry.seeks] == [0]
 
 
 def test_what_is_gone_or_torn_is_decoded_again_and_no_more(
@@ -248,6 +263,27 @@ def test_twelve_trials_decode_each_clip_once_and_are_the_same_without_the_cache(
         False: trained + measured,
     }
     assert all(0 < one["data_wait_s"] < one["busy_s"] for one in seen.values())
+
+
+def test_a_killed_rank_goes_on_in_its_epoch_without_the_cache(
+    view: Path, manifest: Manifest, tmp_path: Path
+) -> None:
+    """In the order that it was in: the bits are those of a training that nobody disturbed."""
+    train = replace(TRAIN, config=replace(TRAIN.config, steps=400))
+    store, elsewhere = Store.open(tmp_path / "killed"), Store.open(tmp_path / "undisturbed")
+    pool = Pool(1, 1, cluster.shares(1, 1), tmp_path / "ray", cached=False)
+    pool.start(store.root, checkpoint_s=0.05)
+    pool.serve(view, manifest.digest)
+    key = run_with_a_kill(pool, train, manifest.digest)
+    assert pool.snapshot()["decoded"] > 0
+    assert pool.stop()
+    torch.set_num_threads(cluster.num_cores())
+    launch = stages.in_process(open_clips(view), manifest.digest, elsewhere)
+    stages.run(train, manifest.digest, elsewhere, launch)
+    ours, theirs = store.find(key), elsewhere.find(key)
+    assert ours is not None
+    assert theirs is not None
+    assert ours.weights.read_bytes() == theirs.weights.read_bytes()
 
 
 # Two drivers, and kill -9.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,6 +106,30 @@ def test_clips_without_the_cache_are_those_with_it_bit_for_bit(view: Path) -> No
         assert np.array_equal(*batches)
     assert (with_it.meter.decoded, without.meter.decoded) == (0, 6)
     assert without.meter.wait_s > 0
+
+
+@pytest.mark.parametrize("seeks", [False, True])
+def test_decord_seeks_only_where_it_is_proved_and_pays(
+    seeks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[int]] = []
+
+    def noted(path: Path, indices: list[int]) -> Iterator[np.ndarray]:
+        asked.append(indices)
+        return sought(path, indices)
+
+    sought = readers.sought
+    monkeypatch.setattr(readers, "sought", noted)
+    path = tmp_path / "long.mp4"
+    write(path, (barcode(i, 96, 128) for i in range(cache.FAR + 60)))
+    stat = path.stat()
+    entry = Entry(0, path.name, 0, "train", "key", stat.st_size, stat.st_mtime_ns, seeks)
+    (entry,) = cache.make(tmp_path / "view", tmp_path, [entry], 48, ("x",))
+    whole = stored(tmp_path / "view")(0)
+    near, far = [cache.FAR - 1, cache.FAR + 50], [cache.FAR + n for n in (50, 3, 50, 0, 59)]
+    for chosen in (near, far):
+        assert np.array_equal(unstored(tmp_path / "view")(0)[chosen], whole[chosen])
+    assert asked == ([[cache.FAR + n for n in (0, 3, 50, 59)]] if seeks else [])
 
 
 @pytest.mark.parametrize("damage", [None, b"", b"no array", "half"])

@@ -1,7 +1,8 @@
 """A table of videos: `path,label[,split[,group]]` with a header, as UTF-8 CSV.
 
 Paths are relative to the CSV, further columns are ignored, an empty cell is "not given". What
-`paretoken ingest` writes also has a column `decoder`, heeded where it names one.
+`paretoken ingest` writes also says which files decord was proved on, and that is heeded for as long
+as they are the same.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from pathlib import Path
 
 from workloads.datasets.manifest import Clip
 from workloads.mistakes import Mistake
-from workloads.readers import Decoder
 
 Row = tuple[int, Clip]  # with its line in the file, for messages
 
@@ -55,16 +55,16 @@ def _parse(path: Path, field: str, needed: Sequence[str]) -> list[Row]:
 
 
 def _clip(row: dict[str, str], line: int, path: Path, field: str, needed: Sequence[str]) -> Clip:
-    names = ("path", "label", "split", "group", "decoder")
+    names = ("path", "label", "split", "group", "decoder", "sha256")
     cells = {name: row.get(name, "").strip() for name in names}
     for name in needed:
         if not cells[name]:
             raise Mistake(f"{field}: row {line} has no {name}", "fill it in, or remove the row")
     # One spelling a file, so that ./a.mp4 and a.mp4 are found to be the same.
     relative = os.path.relpath(path.parent / cells["path"], path.parent)
-    # A person's own column of that name means nothing here; `auto` asks decord first.
-    decoder: Decoder = "pyav" if cells["decoder"] == "pyav" else "auto"
-    return Clip(Path(relative).as_posix(), cells["label"], cells["split"], cells["group"], decoder)
+    # The columns of `ingest`; a person's own word is no proof, so the digest must agree later.
+    proved = cells["sha256"] if cells["decoder"] == "decord" else ""
+    return Clip(Path(relative).as_posix(), cells["label"], cells["split"], cells["group"], proved)
 
 
 def _check_twice(numbered: Sequence[Row], field: str) -> None:

@@ -18,8 +18,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
-from workloads.readers import Decoder
-
 HASHING_THREADS = 4  # hashing releases the GIL; more than a few only wait for the disk
 
 
@@ -35,8 +33,9 @@ class Clip:
     """`train`, `val` or `test`; empty is not given."""
     group: str = ""
     """What must stay on one side of a split: a scene, a person; empty is not given."""
-    decoder: Decoder = "auto"
-    """How to read it; they agree on it, so nothing that is computed depends on this."""
+    proved: str = ""
+    """sha256 of the content in which decord is proved to find every frame, in any order; empty is
+    none. Nothing that is computed depends on it."""
 
     @property
     def identity(self) -> tuple[str, str, str, str]:

@@ -33,6 +33,13 @@ def test_further_columns_are_ignored_and_empty_is_not_given(make_files: MakeFile
     ]
 
 
+def test_what_decord_was_proved_on_is_known_by_its_content(make_files: MakeFiles) -> None:
+    root = make_files("a.mp4", "b.mp4", "c.mp4")
+    lines = ("a.mp4,run,decord,abc", "b.mp4,run,pyav,def", "c.mp4,run,decord,")
+    rows = csv.rows(table(root, "path,label,decoder,sha256", *lines), "f")
+    assert [clip.proved for clip in rows] == ["abc", "", ""]
+
+
 def test_two_columns_are_enough_and_short_rows_are_padded(make_files: MakeFiles) -> None:
     root = make_files("a.mp4", "b.mp4")
     assert csv.rows(table(root, "path,label", "a.mp4,run"), "f") == [Clip("a.mp4", "run")]
