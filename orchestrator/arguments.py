@@ -24,6 +24,8 @@ def add_ingest(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--max-pixels", type=count, default=4096**2, metavar="N", help=pixels)
     bad = "share of bad videos beyond which the exit code is 1 (default: 0.02)"
     verb.add_argument("--max-bad", type=share, default=0.02, metavar="SHARE", help=bad)
+    head = "keep what comes before the place where a video breaks off (default: quarantine it)"
+    verb.add_argument("--salvage", action="store_true", help=head)
     still = "seconds without a sign of life of a decoder (default: 60)"
     verb.add_argument("--patience", type=count, default=60, metavar="S", help=still)
     advice = "what `paretoken advise` may take at the end (default: 20, 0 = leave it out)"

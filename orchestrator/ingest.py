@@ -56,6 +56,8 @@ class Options:
     most_pixels: int = MOST_PIXELS
     max_bad: float = 0.02
     """Share of videos that cannot be used, beyond which the exit code is 1."""
+    salvage: bool = False
+    """Whether to keep the readable head of damaged videos."""
     patience_s: float = 60.0
     """How long a decoder may give no sign of life."""
     address: str | None = None
@@ -95,6 +97,7 @@ def of(args: argparse.Namespace) -> Options:
         target=Target(short_side=args.short_side, quality=args.quality),
         most_pixels=args.max_pixels,
         max_bad=args.max_bad,
+        salvage=args.salvage,
         patience_s=args.patience,
         address=args.address,
         lists=Lists(kind, place, args.fold) if kind else None,
@@ -217,6 +220,7 @@ def _job(options: Options, source: Source) -> Job:
         copy=source.copy,
         target=options.target,
         most_pixels=options.most_pixels,
+        salvage=options.salvage,
     )
 
 

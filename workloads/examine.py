@@ -48,6 +48,8 @@ class Job:
     """Its name there if it is rewritten; ends in .mp4."""
     target: Target = field(default_factory=Target)
     most_pixels: int = MOST_PIXELS
+    salvage: bool = False
+    """Whether to keep the frames before the place where a video breaks off."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +83,7 @@ def examine(job: Job, beat: Beat = lambda: None) -> Verdict:
     """
     source = Path(job.source)
     try:
-        film = probe(source, job.most_pixels, beat)
+        film = probe(source, job.most_pixels, beat, job.salvage)
         with _named(source) as readable:
             fault, decoder = _doubt(readable, film, beat)
         if not fault:

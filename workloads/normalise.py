@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,7 @@ def rewrite(
     most_pixels: int = MOST_PIXELS,
     beat: Beat = lambda: None,
 ) -> None:
-    """Write all frames of a video to `draft`, an mp4 file.
+    """Write the frames of a video to `draft`, an mp4 file.
 
     Args:
         film: the video at `path`.
@@ -70,7 +71,8 @@ def rewrite(
                 "libx264", rate=rate, options={**CODEC, "crf": str(target.quality)}
             )
             stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-            for frame_HWC in _fitted(pictures(path, most_pixels), height, width):
+            head = islice(pictures(path, most_pixels), film.frames)  # all of it, if it is whole
+            for frame_HWC in _fitted(head, height, width):
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(frame_HWC, format="rgb24")))
                 beat()
             container.mux(stream.encode())

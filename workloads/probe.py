@@ -67,21 +67,32 @@ class Film:
         return hashlib.sha256(b"".join(self.hashes)).hexdigest()
 
 
-def probe(path: Path, most_pixels: int = MOST_PIXELS, beat: Beat = lambda: None) -> Film:
+def probe(
+    path: Path,
+    most_pixels: int = MOST_PIXELS,
+    beat: Beat = lambda: None,
+    salvage: bool = False,
+) -> Film:
     """Decode a whole video and return what it is.
 
     Args:
         most_pixels: that a frame may have.
         beat: called for every frame, to show that the pass goes on.
+        salvage: where it breaks off, return the frames before; it is a danger then.
 
     Raises:
         UnreadableVideo: it cannot be decoded from its first frame to its last.
     """
     seen = Seen()
-    for frame_HWC in pictures(path, most_pixels, seen):
-        seen.hashes.append(hash_of(frame_HWC))
-        seen.sizes.append((frame_HWC.shape[1], frame_HWC.shape[0]))
-        beat()
+    try:
+        for frame_HWC in pictures(path, most_pixels, seen):
+            seen.hashes.append(hash_of(frame_HWC))
+            seen.sizes.append((frame_HWC.shape[1], frame_HWC.shape[0]))
+            beat()
+    except UnreadableVideo as error:
+        if not salvage or not seen.hashes:
+            raise
+        seen.broken = error.reason
     if not seen.hashes:
         raise UnreadableVideo(path, "no frames")
     width, height = seen.sizes[0]
@@ -116,6 +127,8 @@ class Seen:
     hidden: int = 0
     leading: int = 0
     key_time: int | None = None
+    broken: str = ""
+    """Why the pass did not reach the end."""
 
     def packet(self, packet: Any) -> None:  # Any: of PyAV, which may be absent
         """Look at a packet in the order of the file."""
@@ -139,6 +152,8 @@ class Seen:
 
     def dangers(self) -> Iterator[str]:
         """Name what makes decoders go wrong."""
+        if self.broken:
+            yield f"cut after {len(self.hashes)} frames: {self.broken}"
         if self.is_transport_stream:
             yield "transport stream"
         if self.leading:

@@ -112,6 +112,29 @@ def test_dangerous_files_have_their_verdicts(path: Path, tmp_path: Path) -> None
         check(verdict, path, tmp_path)
 
 
+BROKEN = ("trunc50_faststart.mp4", "trunc95_faststart.mp4", "corrupt_mid_bytes.mp4")
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in shared.videos("bad") if path.name in BROKEN], ids=lambda p: p.name
+)
+def test_the_head_of_a_broken_video_may_be_salvaged(path: Path, tmp_path: Path) -> None:
+    """All three are damaged copies of one file."""
+    verdict = examined(path, tmp_path, salvage=True)
+    whole = truth(path.with_name("faststart_ok.mp4"))
+    assert verdict.action == NORMALISED
+    assert 10 < verdict.frames < len(whole)
+    assert verdict.reason.startswith(f"cut after {verdict.frames} frames: ")
+    check_near(readers.read(tmp_path / verdict.path), whole[: verdict.frames])
+
+
+@pytest.mark.parametrize("name", ["zero_byte.mp4", "trunc50_moov_end.mp4", "audio_only.mp4"])
+def test_what_has_no_head_cannot_be_salvaged(name: str, tmp_path: Path) -> None:
+    for path in shared.videos("bad"):
+        if path.name == name:
+            assert examined(path, tmp_path, salvage=True).action == QUARANTINED
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", shared.videos("real"), ids=lambda path: path.name)
 def test_real_clips_are_all_usable(path: Path, tmp_path: Path) -> None:
