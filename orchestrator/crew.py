@@ -85,8 +85,9 @@ class Crew:
                 self.display.warn(data.complaint(folder, filled.bad, manifest))
             if limit.limit and (told := data.told_full(filled, manifest, limit)):
                 self.display.line(told)
-            if short := data.told_short(folder, span):
-                self.display.warn(short)
+            for told in (data.told_short(folder, span), data.told_long(folder)):
+                if told:
+                    self.display.warn(told)
             pool.serve(folder, digest)
             self.display.snapshot = pool.snapshot
             self._ready = pool

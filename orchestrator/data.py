@@ -66,7 +66,7 @@ def digest_of(manifest: Manifest, side: int) -> str:
 
     Where frames are kept smaller than they were, a stage sees other pixels.
     """
-    return key_of([manifest.digest, side, cache.MOST_FRAMES, cache.DECODER])
+    return key_of([manifest.digest, side, cache.DECODER])
 
 
 def folder_for(store: Path, manifest: Manifest, short_side: int) -> Path:
@@ -84,6 +84,8 @@ class Filled(NamedTuple):
     """Videos that were decoded for it, or tried."""
     stored: int
     """Clips whose frames are there now."""
+    long: int = 0
+    """Clips of videos that are too long to be kept."""
 
 
 def fill(
@@ -120,7 +122,7 @@ def fill(
         remedy = "repair or remove what is listed there, then run the same again"
         raise TooManyBad(f"{complaint(folder, bad, manifest)}\n  {remedy}")
     is_there = [room.limit > 0 and cache.is_there(room.frames, entry) for entry in entries]
-    return Filled(bad, decoded, sum(is_there))
+    return Filled(bad, decoded, sum(is_there), sum(entry.is_long for entry in entries))
 
 
 def _wanted(manifest: Manifest, short_side: int) -> list[Entry]:
@@ -176,7 +178,8 @@ def _todo(entries: Sequence[Entry], room: Room) -> list[Entry]:
     """Return the clips to decode: those never read, and those that are gone and have room."""
     todo = [one for one in entries if not one.is_known]
     readable = [one for one in entries if one.frames] if room.limit else []
-    gone = [one for one in readable if not cache.is_there(room.frames, one)]
+    short = [one for one in readable if not one.is_long]
+    gone = [one for one in short if not cache.is_there(room.frames, one)]
     left = room.left() if gone else 0
     for one in gone:
         left -= one.num_bytes + HEADER
@@ -195,11 +198,24 @@ def complaint(folder: Path, bad: list[Entry], manifest: Manifest) -> str:
 
 def told_full(filled: Filled, manifest: Manifest, room: Room) -> str:
     """Say how many clips have no place in the cache; nothing if all have."""
-    num = len(manifest.clips) - len(filled.bad)
+    num = len(manifest.clips) - len(filled.bad) - filled.long
     if filled.stored == num:
         return ""
     limit = f"{room.limit / 2**30:.3g} GiB"
     return f"cache  {filled.stored} of {num} clips fit into {limit}; the others are decoded again"
+
+
+def told_long(folder: Path) -> str:
+    """Say how many videos have too many frames for the cache; nothing if none has."""
+    entries = [entry for entry in cache.index(folder) if not entry.reason]
+    long = [entry for entry in entries if entry.is_long]
+    if not long:
+        return ""
+    faster = "" if all(entry.seeks for entry in long) else "; faster after `paretoken ingest`"
+    return (
+        f"{len(long)} of {len(entries)} videos have more than {cache.MOST_FRAMES} frames: they are "
+        f"decoded for each clip{faster}"
+    )
 
 
 def told_short(folder: Path, span: int) -> str:

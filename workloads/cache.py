@@ -34,11 +34,14 @@ from workloads import frames, readers
 from workloads.knobs import key_of
 from workloads.mistakes import Mistake
 
-MOST_FRAMES = 600  # of a video, from its start; 20 seconds at 30 frames a second
+# Of a video whose frames are kept: 20 seconds at 30 frames a second. One clip of a longer one would
+# crowd out many others, so those are decoded when they are wanted.
+MOST_FRAMES = 600
 # Frames of a cache, and those decoded without it, are those of one decoder: the truth, installed
 # everywhere, and the faster one wherever frames are taken in order from the first on.
 DECODER: Final = "pyav"
 FAR = 128  # decord lists all packets of a file to open it: as much work as these many frames
+NO_CAP = 2**31  # on the short side of frames, pixels
 PART = ".part"  # how files end that are being written
 
 
@@ -58,7 +61,7 @@ class Entry:
     seeks: bool = False
     """Whether decord is proved to find every frame of it, whatever the order."""
     frames: int = 0
-    """Frames that are kept, counted; 0 is not known yet."""
+    """Frames that it has, counted; 0 is not known yet."""
     height: int = 0
     width: int = 0
     reason: str = ""
@@ -68,6 +71,11 @@ class Entry:
     def num_bytes(self) -> int:
         """What its frames take."""
         return self.frames * self.height * self.width * 3
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it has more frames than are kept."""
+        return self.frames > MOST_FRAMES
 
     @property
     def is_known(self) -> bool:
@@ -82,11 +90,11 @@ class Entry:
 def name_of(sha256: str, short_side: int) -> str:
     """Return the key of the frames of a video."""
     version = readers.versions().get(DECODER)
-    return key_of([sha256, short_side, MOST_FRAMES, frames.REVISION, DECODER, version])[:32]
+    return key_of([sha256, short_side, frames.REVISION, DECODER, version])[:32]
 
 
 def decode(entry: Entry, root: Path, short_side: int) -> tuple[Entry, np.ndarray | None]:
-    """Decode a video; return its entry, and its frames (T, H, W, C) unless it is unreadable.
+    """Decode a video; return its entry, and its frames (T, H, W, C) if they may be kept.
 
     Args:
         entry: of a clip.
@@ -94,29 +102,46 @@ def decode(entry: Entry, root: Path, short_side: int) -> tuple[Entry, np.ndarray
         short_side: cap on the short side of the frames, pixels.
     """
     try:
-        frames_THWC = _read(root / entry.name, None, short_side)
+        head_THWC, count = readers.counted(
+            root / entry.name, MOST_FRAMES, decoder=DECODER, shrink=_to(short_side)
+        )
     except readers.UnreadableVideo as error:
         return replace(entry, reason=error.reason), None
-    return entry.holding(frames_THWC.shape), frames_THWC
+    known = entry.holding((count, *head_THWC.shape[1:]))
+    return known, None if known.is_long else head_THWC
 
 
-def _read(
-    path: Path, chosen: Sequence[int] | None, short_side: int, seeks: bool = False
-) -> np.ndarray:
-    """Return frames of a video as they are kept. The only way from a video to frames.
+def _chosen(path: Path, numbers: Sequence[int], short_side: int, seeks: bool) -> np.ndarray:
+    """Return some frames of a video as `decode` returns all of them.
 
     Where decord is proved to give PyAV's frames bit for bit, it seeks to those that are far in.
     """
-    limit = MOST_FRAMES if chosen is None else 0
-
-    def shrink(frame_HWC: np.ndarray) -> np.ndarray:
-        return frames.cap(frame_HWC[None], short_side)[0]
-
-    if chosen is not None and seeks and min(chosen) >= FAR and "decord" in readers.versions():
-        ordered = sorted({*chosen})
+    shrink = _to(short_side)
+    if seeks and min(numbers) >= FAR and "decord" in readers.versions():
+        ordered = sorted({*numbers})
         found = dict(zip(ordered, map(shrink, readers.sought(path, ordered)), strict=True))
-        return np.stack([found[number] for number in chosen])
-    return readers.read(path, chosen, limit=limit, decoder=DECODER, shrink=shrink)
+        return np.stack([found[number] for number in numbers])
+    return readers.read(path, numbers, decoder=DECODER, shrink=shrink)
+
+
+def _to(short_side: int) -> readers.Shrink:
+    """Return what caps the short side of a frame: each as soon as it is there."""
+    return lambda frame_HWC: frames.cap(frame_HWC[None], short_side)[0]
+
+
+def whole(path: Path, short_side: int = NO_CAP) -> np.ndarray | Unstored:
+    """Return the frames of a video that is in no view.
+
+    Raises:
+        UnreadableVideo: it is none, or damaged.
+    """
+    entry, frames_THWC = decode(Entry(0, path.name, 0, ""), path.parent, short_side)
+    if entry.reason:
+        raise readers.UnreadableVideo(path, entry.reason)
+    if frames_THWC is not None:
+        return frames_THWC
+    stat = path.stat()
+    return Unstored(path, replace(entry, size=stat.st_size, mtime_ns=stat.st_mtime_ns), short_side)
 
 
 # The frames of one video.
@@ -274,7 +299,7 @@ class Unstored:
         try:
             stat = os.stat(self.path)
             if (stat.st_size, stat.st_mtime_ns) == (self.entry.size, self.entry.mtime_ns):
-                return _read(self.path, chosen, self.short_side, self.entry.seeks)
+                return _chosen(self.path, chosen, self.short_side, self.entry.seeks)
             why = "it was written to"
         except OSError as error:
             why = error.strerror or str(error)

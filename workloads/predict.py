@@ -98,13 +98,13 @@ class Predictor:
         answers, videos, lengths = [Answer(path=path) for path in paths], {}, {}
         for place, path in enumerate(paths):
             try:
-                frames_THWC = readers.read(path, limit=cache.MOST_FRAMES, decoder=cache.DECODER)
+                video = cache.whole(path)
             except readers.UnreadableVideo as error:
                 answers[place] = Answer(path=path, reason=error.reason)
             except OSError as error:
                 answers[place] = Answer(path=path, reason=error.strerror or str(error))
             else:
-                videos[place], lengths[place] = self.views_of(frames_THWC), len(frames_THWC)
+                videos[place], lengths[place] = self.views_of(video), len(video)
         if videos:
             logits_BK = self.logits(list(videos.values()))
             for place, logits_K in zip(videos, logits_BK, strict=True):

@@ -74,6 +74,22 @@ def read(
     return _read(path, indices, limit, last, shrink)
 
 
+def counted(
+    path: Path, limit: int, *, decoder: Decoder = "pyav", shrink: Shrink | None = None
+) -> tuple[np.ndarray, int]:
+    """Decode a whole video; return its first `limit` frames, and how many it has. See `read`."""
+    check(path)
+    try:
+        frames = _frames(path, decoder, shrink)
+        taken = [frame() for frame in islice(frames, limit)]
+        count = len(taken) + sum(1 for _ in frames)
+    except failures(decoder) as error:
+        raise UnreadableVideo(path, undecodable(error)) from error
+    if not taken:
+        raise UnreadableVideo(path, "no frames")
+    return np.stack(taken), count
+
+
 def check(path: Path) -> None:
     """Raise UnreadableVideo where there is no file, nothing in it, or no leave to read it."""
     try:
@@ -138,10 +154,8 @@ def is_transport_stream(path: Path) -> bool:
 def _read(
     path: Path, indices: Sequence[int] | None, limit: int, name: Decoder, shrink: Shrink | None
 ) -> np.ndarray:
-    frames = _decord_frames(path) if name == "decord" else _pyav_frames(path)
-    if shrink is not None:
-        frames = (partial(_shrunk, frame, shrink) for frame in frames)
     try:
+        frames = _frames(path, name, shrink)
         head = (frame() for frame in islice(frames, limit or None))
         taken = list(head) if indices is None else _pick(path, frames, indices)
     except failures(name) as error:
@@ -149,6 +163,11 @@ def _read(
     if not taken:
         raise UnreadableVideo(path, "no frames")
     return np.stack(taken)
+
+
+def _frames(path: Path, name: Decoder, shrink: Shrink | None) -> Frames:
+    frames = _decord_frames(path) if name == "decord" else _pyav_frames(path)
+    return (partial(_shrunk, frame, shrink) for frame in frames) if shrink else frames
 
 
 def _pick(path: Path, frames: Frames, indices: Sequence[int]) -> list[np.ndarray]:

@@ -1,7 +1,7 @@
 """What a saved model is shown of a video, and how it is read: all of a prediction but the weights.
 
-The pixels of a video pass `readers.read` (its first `cache.MOST_FRAMES` frames), the choice of
-frames, `frames.cap` and `clips.fit`, as they do between a study's videos and its logits.
+The pixels of a video pass `cache.whole`, the choice of frames, `frames.cap` and `clips.fit`, as
+they do between a study's videos and its logits.
 """
 
 from __future__ import annotations

@@ -64,6 +64,18 @@ def test_a_cache_that_is_too_small_is_told() -> None:
     )
 
 
+def test_videos_that_are_too_long_for_the_cache_are_told(tmp_path: Path) -> None:
+    short = cache.Entry(0, "0.mp4", 0, "val", frames=600)
+    long = replace(short, clip=1, frames=601)
+    cache.publish(tmp_path, [short], ("a",))
+    assert data.told_long(tmp_path) == ""
+    cache.publish(tmp_path, [short, long], ("a",))
+    told = "1 of 2 videos have more than 600 frames: they are decoded for each clip"
+    assert data.told_long(tmp_path) == f"{told}; faster after `paretoken ingest`"
+    cache.publish(tmp_path, [short, replace(long, seeks=True)], ("a",))
+    assert data.told_long(tmp_path) == told
+
+
 def test_the_time_that_stages_waited_for_clips_is_told() -> None:
     call = {"busy_s": 80.0, "data_wait_s": 12.04, "decoded": 411}
     assert summary.told_of_waiting(call) == (

@@ -179,14 +179,31 @@ def test_a_video_that_was_written_to_is_refused(view: Path, root: Path, tmp_path
         Unstored(tmp_path / "none.mp4", entry, 48)[[0]]
 
 
-def test_long_videos_end_at_the_limit(
+def test_long_videos_are_counted_and_decoded_when_they_are_wanted(
     root: Path, wanted: list[Entry], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache, "MOST_FRAMES", 3)
-    cache.make(tmp_path, root, wanted[:1], 96, ("x", "y"))
+    monkeypatch.setattr(cache, "MOST_FRAMES", 8)
+    long, short = cache.make(tmp_path, root, [wanted[0], wanted[2]], 96, ("x", "y"))
+    assert (long.frames, long.is_long, short.frames, short.is_long) == (10, True, 5, False)
+    found = cache.get(cache.place(tmp_path / "frames", long.key))
+    assert found is None
+    assert isinstance(stored(tmp_path)(1), np.ndarray)
     for frames_of in (stored, unstored):
-        assert len(frames_of(tmp_path)(0)) == 3
-        assert numbers_of(frames_of(tmp_path)(0)[[0, 1, 2]]) == [50, 51, 52]
+        assert len(frames_of(tmp_path)(0)) == 10
+        assert numbers_of(frames_of(tmp_path)(0)[[9, 0, 2]]) == [59, 50, 52]
+
+
+@pytest.mark.parametrize("most", [8, 600])
+def test_a_video_in_no_view_is_read_whole(
+    most: int, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "MOST_FRAMES", most)
+    video = cache.whole(root / "b.mp4")
+    assert len(video) == 10
+    assert isinstance(video, Unstored) == (most == 8)
+    assert np.array_equal(video[[9, 0]], readers.read(root / "b.mp4", (9, 0)))
+    with pytest.raises(readers.UnreadableVideo, match=r"bad.mp4: cannot be decoded"):
+        cache.whole(root / "bad.mp4")
 
 
 def test_a_view_is_there_when_it_is_whole(view: Path, tmp_path: Path) -> None:
