@@ -265,6 +265,7 @@ def test_twelve_trials_decode_each_clip_once_and_are_the_same_without_the_cache(
     assert all(0 < one["data_wait_s"] < one["busy_s"] for one in seen.values())
 
 
+@pytest.mark.slow
 def test_a_killed_rank_goes_on_in_its_epoch_without_the_cache(
     view: Path, manifest: Manifest, tmp_path: Path
 ) -> None:
