@@ -40,6 +40,7 @@ from orchestrator.stream import Stream
 from workloads import cache, datasets, frames
 from workloads.clips import Config, Order, Request, fit, frame_indices, open_clips
 from workloads.datasets import Manifest, synthetic
+from workloads.footage import Frames
 
 CLIPS, SKIPPED, EARLY = 2000, 400, 500
 MOST_VIDEOS = 400
@@ -227,7 +228,7 @@ def _pass(view: Path, cached: bool, ids: tuple[int, ...], clip: Config, driver: 
     """Take all batches of a pass, as a training does that has nothing else to do."""
     torch.set_num_threads(cluster.num_cores())
     clip_set = open_clips(view, cached=cached)
-    assert isinstance(clip_set.frames_of, cache.Frames)
+    assert isinstance(clip_set.frames_of, Frames)
     ahead = cluster.shares(1, 1).ahead
     clip_set = replace(clip_set, feed=Stream(clip_set.frames_of, ahead, clip_set.meter))
     begun = time.perf_counter()

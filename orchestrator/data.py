@@ -24,11 +24,11 @@ from orchestrator.cluster import DATA_CPUS
 from orchestrator.environment import hush
 from orchestrator.files import write_bytes
 from orchestrator.lock import Lock
-from orchestrator.room import HEADER, Room, pin, room_of
+from orchestrator.room import Room, pin, room_of
 from search_spaces.fit import cases_of
 from search_spaces.study import Study
 from workloads import cache
-from workloads.cache import Entry
+from workloads.cache import HEADER, Entry
 from workloads.datasets import Manifest
 from workloads.knobs import key_of
 

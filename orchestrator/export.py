@@ -29,7 +29,7 @@ from orchestrator.files import read_json, write_bytes
 from orchestrator.ledger import Ledger, Record
 from orchestrator.store import Done, Store
 from orchestrator.summary import Summary
-from workloads import cache, layouts, pretrained, sampling
+from workloads import cache, footage, layouts, pretrained, sampling
 from workloads.folder import some
 from workloads.mistakes import Mistake
 from workloads.predict import Predictor
@@ -228,7 +228,7 @@ def _shown(source: Source) -> sampling.Config:
 def compare(predictor: Predictor, source: Source) -> Check:
     """Compare logits on clips of the split that was evaluated with the recorded ones."""
     entries = cache.index(source.frames)
-    frames_of, ids = cache.Frames(source.frames, entries), {e.name: e.clip for e in entries}
+    frames_of, ids = footage.Frames(source.frames, entries), {e.name: e.clip for e in entries}
     table = pq.read_table(source.evaluation.folder / "clips.parquet")
     places = _spread(len(table), CLIPS)
     rows = table.take(places).to_pylist()

@@ -25,8 +25,7 @@ from typing import NamedTuple
 from orchestrator.files import write_bytes
 from orchestrator.lock import Lock
 from workloads import cache
-
-HEADER = 128  # bytes of a file that are no frames
+from workloads.cache import HEADER
 
 
 class Stored(NamedTuple):

@@ -20,8 +20,8 @@ import torch
 from ray.exceptions import RayTaskError
 
 from orchestrator.cluster import DATA_CPUS
-from workloads.cache import Frames
 from workloads.clips import Config, Meter, Request, Start, Video, batch_of
+from workloads.footage import Frames
 from workloads.mistakes import Mistake
 
 PART = 16  # clips of a task, at most: between two tasks a process waits for milliseconds

@@ -28,8 +28,8 @@ from orchestrator.lock import Lock
 from orchestrator.store import Attempt, Store
 from orchestrator.stream import Stream
 from search_spaces.study import Stage
-from workloads.cache import Frames
 from workloads.clips import ClipSet, open_clips
+from workloads.footage import Frames
 from workloads.knobs import canonical
 from workloads.mistakes import Mistake
 from workloads.stage import Cancelled, Input, Result, State, rank_and_world

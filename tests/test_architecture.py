@@ -23,7 +23,7 @@ LAYERS = (
     "workloads.attention workloads.parts workloads.reducers.base "
     "workloads.augment workloads.optim workloads.cache workloads.merging workloads.datasets.splits "
     "workloads.barcodes workloads.isolation workloads.probe",
-    "workloads.trace workloads.proof",
+    "workloads.trace workloads.proof workloads.footage",
     "workloads.blocks",
     "workloads.reducers.* workloads.vit workloads.clips workloads.decoder workloads.datasets.*",
     "workloads.models workloads.losses workloads.normalise",

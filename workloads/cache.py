@@ -32,7 +32,6 @@ import pyarrow.parquet as pq
 
 from workloads import frames, readers
 from workloads.knobs import key_of
-from workloads.mistakes import Mistake
 
 # Of a video whose frames are kept: 20 seconds at 30 frames a second. One clip of a longer one would
 # crowd out many others, so those are decoded when they are wanted.
@@ -40,8 +39,7 @@ MOST_FRAMES = 600
 # Frames of a cache, and those decoded without it, are those of one decoder: the truth, installed
 # everywhere, and the faster one wherever frames are taken in order from the first on.
 DECODER: Final = "pyav"
-FAR = 128  # decord lists all packets of a file to open it: as much work as these many frames
-NO_CAP = 2**31  # on the short side of frames, pixels
+HEADER = 128  # bytes that numpy writes before the frames, whatever their shape
 PART = ".part"  # how files end that are being written
 
 
@@ -103,7 +101,7 @@ def decode(entry: Entry, root: Path, short_side: int) -> tuple[Entry, np.ndarray
     """
     try:
         head_THWC, count = readers.counted(
-            root / entry.name, MOST_FRAMES, decoder=DECODER, shrink=_to(short_side)
+            root / entry.name, MOST_FRAMES, decoder=DECODER, shrink=shrink_to(short_side)
         )
     except readers.UnreadableVideo as error:
         return replace(entry, reason=error.reason), None
@@ -111,37 +109,9 @@ def decode(entry: Entry, root: Path, short_side: int) -> tuple[Entry, np.ndarray
     return known, None if known.is_long else head_THWC
 
 
-def _chosen(path: Path, numbers: Sequence[int], short_side: int, seeks: bool) -> np.ndarray:
-    """Return some frames of a video as `decode` returns all of them.
-
-    Where decord is proved to give PyAV's frames bit for bit, it seeks to those that are far in.
-    """
-    shrink = _to(short_side)
-    if seeks and min(numbers) >= FAR and "decord" in readers.versions():
-        ordered = sorted({*numbers})
-        found = dict(zip(ordered, map(shrink, readers.sought(path, ordered)), strict=True))
-        return np.stack([found[number] for number in numbers])
-    return readers.read(path, numbers, decoder=DECODER, shrink=shrink)
-
-
-def _to(short_side: int) -> readers.Shrink:
+def shrink_to(short_side: int) -> readers.Shrink:
     """Return what caps the short side of a frame: each as soon as it is there."""
     return lambda frame_HWC: frames.cap(frame_HWC[None], short_side)[0]
-
-
-def whole(path: Path, short_side: int = NO_CAP) -> np.ndarray | Unstored:
-    """Return the frames of a video that is in no view.
-
-    Raises:
-        UnreadableVideo: it is none, or damaged.
-    """
-    entry, frames_THWC = decode(Entry(0, path.name, 0, ""), path.parent, short_side)
-    if entry.reason:
-        raise readers.UnreadableVideo(path, entry.reason)
-    if frames_THWC is not None:
-        return frames_THWC
-    stat = path.stat()
-    return Unstored(path, replace(entry, size=stat.st_size, mtime_ns=stat.st_mtime_ns), short_side)
 
 
 # The frames of one video.
@@ -201,7 +171,7 @@ def get(path: Path) -> np.ndarray | None:
 def is_there(folder: Path, entry: Entry) -> bool:
     """Say whether the frames of a clip are there, as far as their size tells."""
     try:
-        return os.stat(place(folder, entry.key)).st_size > entry.num_bytes
+        return os.stat(place(folder, entry.key)).st_size == HEADER + entry.num_bytes
     except OSError:
         return False
 
@@ -266,73 +236,15 @@ def index(folder: Path) -> list[Entry]:
 
 def classes(folder: Path) -> tuple[str, ...]:
     """Return the class names of a view, by label."""
-    return tuple(_facts(folder)["classes"])
+    return tuple(facts(folder)["classes"])
 
 
 def videos(folder: Path) -> Path:
     """Return what the names of a view's clips are relative to."""
-    return Path(_facts(folder)["videos"])
+    return Path(facts(folder)["videos"])
 
 
-def _facts(folder: Path) -> dict[str, str]:
-    facts: dict[str, str] = json.loads((folder / "view.json").read_text())
-    return facts
-
-
-@dataclass(frozen=True)
-class Unstored:
-    """The frames of a video that are decoded when they are asked for: as an array of frames is."""
-
-    path: Path
-    entry: Entry
-    short_side: int
-
-    def __len__(self) -> int:
-        return self.entry.frames
-
-    def __getitem__(self, chosen: Sequence[int]) -> np.ndarray:
-        """Return some frames, uint8 (T, H, W, C).
-
-        Raises:
-            Mistake: the video is not the one that was counted.
-        """
-        try:
-            stat = os.stat(self.path)
-            if (stat.st_size, stat.st_mtime_ns) == (self.entry.size, self.entry.mtime_ns):
-                return _chosen(self.path, chosen, self.short_side, self.entry.seeks)
-            why = "it was written to"
-        except OSError as error:
-            why = error.strerror or str(error)
-        except readers.UnreadableVideo as error:
-            why = error.reason
-        raise Mistake(f"{self.path}: changed since the run began ({why})", "run the same again")
-
-
-class Frames:
-    """All frames of a clip, by id: views of their file where there is one, else decoded.
-
-    Args:
-        folder: of a view.
-        entries: its index.
-        cached: whether to look for files.
-    """
-
-    def __init__(self, folder: Path, entries: Sequence[Entry], cached: bool = True) -> None:
-        facts = _facts(folder)
-        self.entries, self.cached = entries, cached
-        self.videos, self.short_side = Path(facts["videos"]), int(facts["short_side"])
-        self.frames = (folder / facts["frames"]).resolve()
-
-    def __call__(self, clip_id: int) -> np.ndarray | Unstored:
-        """Return the frames of a clip, uint8 (T, H, W, C)."""
-        entry = self.entries[clip_id]
-        found = get(place(self.frames, entry.key)) if self.cached else None
-        return self._unstored(entry) if found is None else found
-
-    def missing(self, clip_id: int) -> Unstored | None:
-        """Return the frames of a clip if they must be decoded, None if they are there."""
-        entry = self.entries[clip_id]
-        return None if self.cached and is_there(self.frames, entry) else self._unstored(entry)
-
-    def _unstored(self, entry: Entry) -> Unstored:
-        return Unstored(self.videos / entry.name, entry, self.short_side)
+def facts(folder: Path) -> dict[str, str]:
+    """Return what a view says of all of its clips."""
+    found: dict[str, str] = json.loads((folder / "view.json").read_text())
+    return found

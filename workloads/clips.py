@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workloads import cache, frames
+from workloads import cache, footage, frames
 from workloads.mistakes import Mistake
 
 REVISION = 3
@@ -237,11 +237,11 @@ class Meter:
 
 def batch_of(videos: Sequence[Video], config: Config, starts: Sequence[Start]) -> np.ndarray:
     """Return a clip of each video, uint8 (B, T, H, W, C)."""
-    clips = []
-    for video, start in zip(videos, starts, strict=True):
-        chosen = frame_indices(len(video), config, start)
-        clips.append(fit(video[chosen], config))
-    return np.stack(clips)
+    shape = len(videos), config.frames, config.size, config.size, 3
+    batch_BTHWC = np.empty(shape, np.uint8)
+    for clip_THWC, video, start in zip(batch_BTHWC, videos, starts, strict=True):
+        clip_THWC[:] = fit(video[frame_indices(len(video), config, start)], config)
+    return batch_BTHWC
 
 
 @dataclass(frozen=True)
@@ -288,7 +288,7 @@ class ClipSet:
         batch = None if self.feed is None else self.feed.take(request)
         if batch is None:
             videos = [self.frames_of(clip_id) for clip_id in ids]
-            self.meter.decoded += sum(isinstance(video, cache.Unstored) for video in videos)
+            self.meter.decoded += sum(isinstance(video, footage.Unstored) for video in videos)
             batch = batch_of(videos, config, starts)
         self.meter.wait_s += time.perf_counter() - begun
         return batch
@@ -315,7 +315,7 @@ def open_clips(folder: Path, device: torch.device = CPU, cached: bool = True) ->
         labels=tuple(entry.label for entry in entries),
         classes=cache.classes(folder),
         splits={split: tuple(ids) for split, ids in splits.items()},
-        frames_of=cache.Frames(folder, entries, cached),
+        frames_of=footage.Frames(folder, entries, cached),
         device=device,
     )
 

@@ -20,7 +20,9 @@ def resize(frames_THWC: np.ndarray, height: int, width: int) -> np.ndarray:
     import torch
     from torch.nn import functional as F
 
-    frames_TCHW = torch.from_numpy(np.array(frames_THWC)).permute(0, 3, 1, 2)
+    # What torch takes, copied only if need be.
+    ours_THWC = np.require(frames_THWC, requirements=("C", "W"))
+    frames_TCHW = torch.from_numpy(ours_THWC).permute(0, 3, 1, 2)
     small = F.interpolate(frames_TCHW, size=(height, width), mode="bilinear", antialias=True)
     return small.permute(0, 2, 3, 1).contiguous().numpy()
 

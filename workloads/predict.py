@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workloads import augment, cache, clips, evaluate, frames, pretrained, readers
+from workloads import augment, clips, evaluate, footage, frames, pretrained, readers
 from workloads import folder as folders
 from workloads.clips import CPU, Video, View, seed_of
 from workloads.datasets.folders import SUFFIXES
@@ -98,7 +98,7 @@ class Predictor:
         answers, videos, lengths = [Answer(path=path) for path in paths], {}, {}
         for place, path in enumerate(paths):
             try:
-                video = cache.whole(path)
+                video = footage.whole(path)
             except readers.UnreadableVideo as error:
                 answers[place] = Answer(path=path, reason=error.reason)
             except OSError as error:

@@ -1,6 +1,6 @@
 """What a saved model is shown of a video, and how it is read: all of a prediction but the weights.
 
-The pixels of a video pass `cache.whole`, the choice of frames, `frames.cap` and `clips.fit`, as
+The pixels of a video pass `footage.whole`, the choice of frames, `frames.cap` and `clips.fit`, as
 they do between a study's videos and its logits.
 """
 

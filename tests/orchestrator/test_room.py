@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from orchestrator.lock import Lock
-from orchestrator.room import HEADER, Room, pin, room_of
+from orchestrator.room import Room, pin, room_of
 from workloads import cache
 
 CLIP = np.zeros((2, 8, 8, 3), np.uint8)
-TAKES = CLIP.nbytes + HEADER
+TAKES = CLIP.nbytes + cache.HEADER
 
 
 def room_for(root: Path, num: int) -> Room:

@@ -28,9 +28,9 @@ from orchestrator.store import Store
 from orchestrator.stream import Stream
 from search_spaces.study import Stage
 from workloads import cache, clips, datasets, finetune
-from workloads.cache import Frames
 from workloads.clips import ClipSet, Meter, Order, Request, open_clips
 from workloads.datasets import Manifest, synthetic
+from workloads.footage import Frames
 from workloads.mistakes import Mistake
 from workloads.reducers import drop
 
@@ -128,7 +128,7 @@ def test_what_is_gone_or_torn_is_decoded_again_and_no_more(
     assert (again.decoded, again.stored) == (5, len(manifest.clips))
     for clip_id in range(len(manifest.clips)):
         ours, theirs = (open_clips(one).frames_of(clip_id) for one in (mine, view))
-        assert isinstance(ours, np.memmap)
+        assert isinstance(ours, np.ndarray)
         assert np.array_equal(ours, theirs)
 
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from barcodes import barcode, numbers_of, write
 
-from workloads import cache, clips, frames, readers
-from workloads.cache import Entry, Frames, Unstored
+from workloads import cache, clips, footage, frames, readers
+from workloads.cache import Entry
+from workloads.footage import Frames, Unstored
 from workloads.mistakes import Mistake
 
 NAMES = {"b.mp4": "train", "bad.mp4": "val", "a.mp4": "train", "c.mp4": "val"}
@@ -88,7 +89,7 @@ def test_frames_are_views_of_their_file_and_outlive_it(
 ) -> None:
     cache.make(tmp_path, root, wanted[:1], 48, ("x", "y"))
     frames_THWC = stored(tmp_path)(0)
-    assert isinstance(frames_THWC, np.memmap)
+    assert isinstance(frames_THWC, np.ndarray)
     assert not frames_THWC.flags.writeable
     before = np.array(frames_THWC)
     cache.place(tmp_path / "frames", "key0").unlink()
@@ -121,15 +122,15 @@ def test_decord_seeks_only_where_it_is_proved_and_pays(
     sought = readers.sought
     monkeypatch.setattr(readers, "sought", noted)
     path = tmp_path / "long.mp4"
-    write(path, (barcode(i, 96, 128) for i in range(cache.FAR + 60)))
+    write(path, (barcode(i, 96, 128) for i in range(footage.FAR + 60)))
     stat = path.stat()
     entry = Entry(0, path.name, 0, "train", "key", stat.st_size, stat.st_mtime_ns, seeks)
     (entry,) = cache.make(tmp_path / "view", tmp_path, [entry], 48, ("x",))
     whole = stored(tmp_path / "view")(0)
-    near, far = [cache.FAR - 1, cache.FAR + 50], [cache.FAR + n for n in (50, 3, 50, 0, 59)]
+    near, far = [footage.FAR - 1, footage.FAR + 50], [footage.FAR + n for n in (50, 3, 50, 0, 59)]
     for chosen in (near, far):
         assert np.array_equal(unstored(tmp_path / "view")(0)[chosen], whole[chosen])
-    assert asked == ([[cache.FAR + n for n in (0, 3, 50, 59)]] if seeks else [])
+    assert asked == ([[footage.FAR + n for n in (0, 3, 50, 59)]] if seeks else [])
 
 
 @pytest.mark.parametrize("damage", [None, b"", b"no array", "half"])
@@ -198,12 +199,12 @@ def test_a_video_in_no_view_is_read_whole(
     most: int, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache, "MOST_FRAMES", most)
-    video = cache.whole(root / "b.mp4")
+    video = footage.whole(root / "b.mp4")
     assert len(video) == 10
     assert isinstance(video, Unstored) == (most == 8)
     assert np.array_equal(video[[9, 0]], readers.read(root / "b.mp4", (9, 0)))
     with pytest.raises(readers.UnreadableVideo, match=r"bad.mp4: cannot be decoded"):
-        cache.whole(root / "bad.mp4")
+        footage.whole(root / "bad.mp4")
 
 
 def test_a_view_is_there_when_it_is_whole(view: Path, tmp_path: Path) -> None:
