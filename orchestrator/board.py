@@ -38,6 +38,8 @@ class Job:
     attempts: int = 0
     group: int | None = None
     started: float = 0.0
+    said: str = ""
+    """By a rank that failed while others did not."""
     progress: tuple[int, int] = (0, 0)
     metrics: dict[str, float] = field(default_factory=dict)
 
@@ -126,6 +128,12 @@ class Board:
                 return None
             return self.queue.popleft() if self.queue and not is_over() else None
 
+    async def hear(self, group: int, key: str, reason: str) -> None:
+        """Keep why a rank failed; if it was the only one, its group is about to start again."""
+        job = self.taken.get(group)
+        if job is not None and job.key == key:
+            job.said = reason
+
     async def beat(
         self, group: int, key: str, progress: tuple[int, int], metrics: dict[str, float]
     ) -> bool:
@@ -198,7 +206,8 @@ class Board:
 
 
 def _killed(job: Job) -> str:
-    return f"its process was killed {job.attempts} times; the stage is given up"
+    why = f"a rank failed {job.attempts} times ({job.said})" if job.said else ""
+    return f"{why or f'its process was killed {job.attempts} times'}; the stage is given up"
 
 
 def start() -> ray.actor.ActorHandle:

@@ -75,6 +75,13 @@ def folder_for(store: Path, manifest: Manifest, short_side: int) -> Path:
     return store / "cache" / "views" / key_of(facts)[:24]
 
 
+class NotNow(RuntimeError):  # noqa: N818 - nothing is lost
+    """Videos cannot be read for a reason that may go away; results must not depend on that."""
+
+    is_expected = True
+    goes_on = True  # with the same command
+
+
 class Filled(NamedTuple):
     """What filling a cache came to."""
 
@@ -104,6 +111,7 @@ def fill(
         room: for frames; by default that of the folder's cache, with its usual limit.
 
     Raises:
+        NotNow: some cannot be read for a reason that may go away.
         TooManyBad: more than `MOST_BAD` of the videos cannot be read.
     """
     room = room or room_of(folder.parents[2])
@@ -116,13 +124,23 @@ def fill(
             room.tidy()
         entries, decoded = _completed(folder, manifest, entries, short_side, progress, room)
     bad = [entry for entry in entries if entry.reason]
+    _check_bad(folder, bad, manifest)
+    is_there = [room.limit > 0 and cache.is_there(room.frames, entry) for entry in entries]
+    return Filled(bad, decoded, sum(is_there), sum(entry.is_long for entry in entries))
+
+
+def _check_bad(folder: Path, bad: list[Entry], manifest: Manifest) -> None:
+    """List the clips that cannot be read; stop where that may change, or they are too many."""
     if bad:
         _list_bad(folder, bad)
+    if passing := [entry for entry in bad if entry.passing]:
+        raise NotNow(
+            f"{len(passing)} videos cannot be read now ({passing[0].name}: {passing[0].reason}): "
+            f"{folder / BAD_LIST}; put that right, or take them out"
+        )
     if len(bad) > MOST_BAD * len(manifest.clips):
         remedy = "repair or remove what is listed there, then run the same again"
         raise TooManyBad(f"{complaint(folder, bad, manifest)}\n  {remedy}")
-    is_there = [room.limit > 0 and cache.is_there(room.frames, entry) for entry in entries]
-    return Filled(bad, decoded, sum(is_there), sum(entry.is_long for entry in entries))
 
 
 def _wanted(manifest: Manifest, short_side: int) -> list[Entry]:

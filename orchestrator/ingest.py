@@ -3,6 +3,7 @@
     DIR/manifest.csv, .parquet    a row a video that can be used; `--data DIR/manifest.csv`
     DIR/quarantine.csv            a row a video that cannot, with the reason
     DIR/videos/                   links to videos that are fine, rewritten ones of the others
+    DIR/spare/                    copies of videos that lie on another side of a split
     DIR/journal/                  what was examined: a run that was killed goes on from there
 
 Every video is decoded whole, once, by PyAV, and proved against decord. Splits stay as given: where
@@ -83,8 +84,9 @@ def ingest(options: Options, display: Display) -> tuple[Inventory, Listing]:
     with _claimed(options):
         verdicts = _examined(options, found, display)
         made = inventory.take(options.out, found, verdicts)
+        inventory.fetch(made)
         inventory.write(made)
-        inventory.sweep(made)
+        inventory.sweep(made, {verdict.path for verdict in verdicts.values()})
     return made, found
 
 
@@ -190,7 +192,7 @@ def _examined(options: Options, found: Listing, display: Display) -> dict[str, V
     journal.wait(kept)
     jobs = {source.clip.path: _job(options, source) for source in found.sources}
     keys = {source.clip.path: key_for(options, source) for source in found.sources}
-    known = {key: verdict for key, verdict in journal.read(kept) if _is_there(options.out, verdict)}
+    known = {key: verdict for key, verdict in journal.read(kept) if _holds(options.out, verdict)}
     todo = {keys[path]: job for path, job in jobs.items() if keys[path] not in known}
     done, total = len(jobs) - len(todo), len(jobs)
     if done:
@@ -232,5 +234,7 @@ def key_for(options: Options, source: Source) -> str:
     return key_of([moved, source.size, source.mtime_ns, *revisions, readers.versions()])
 
 
-def _is_there(out: Path, verdict: Verdict) -> bool:
-    return not verdict.path or os.path.lexists(out / "videos" / verdict.path)
+def _holds(out: Path, verdict: Verdict) -> bool:
+    """Say whether a verdict still holds: nothing passing, and what it made is there."""
+    is_there = not verdict.path or any(map(os.path.lexists, inventory.places(out, verdict.path)))
+    return is_there and not verdict.passing

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ COLUMNS = (
 )
 BAD_COLUMNS = ("path", "label", "split", "group", "reason")
 OF_A_VERDICT = ("frames", "fps", "width", "height", "sha256", "action", "reason", "decoder")
+SPARE = "spare"
 INTEGERS = ("frames", "width", "height")
 
 Row = dict[str, Any]  # Any: a cell of a table
@@ -124,14 +125,44 @@ def _table(columns: Iterable[str], rows: Iterable[Row]) -> bytes:
     return text.getvalue().encode()
 
 
-def sweep(made: Inventory) -> None:
-    """Remove what earlier runs made and the manifest does not name, such as half-written files."""
+def places(out: Path, path: str) -> tuple[Path, Path]:
+    """Return where a video lies if the manifest names it, and where if it left."""
+    return out / "videos" / path, out / SPARE / path
+
+
+def fetch(made: Inventory) -> None:
+    """Bring back videos that left the manifest once and are in it again."""
+    for row in made.rows:
+        place, spare = places(made.out, row["path"].removeprefix("videos/"))
+        if not os.path.lexists(place) and os.path.lexists(spare):
+            _move(spare, place)
+
+
+def sweep(made: Inventory, known: Set[str]) -> None:
+    """Remove what earlier runs made and no verdict of this one names, and half-written files.
+
+    Args:
+        known: what the verdicts name. Where the manifest does not, it leaves `videos`, but is not
+            removed: the next run would have to make it again.
+    """
     out, wanted = made.out, {row["path"] for row in made.rows}
     for _, verdict in journal.read(out / "journal"):
-        if verdict.path and f"videos/{verdict.path}" not in wanted:
-            (out / "videos" / verdict.path).unlink(missing_ok=True)
+        place, spare = places(out, verdict.path)
+        if not verdict.path or f"videos/{verdict.path}" in wanted:
+            continue
+        if verdict.path not in known:
+            place.unlink(missing_ok=True)
+            spare.unlink(missing_ok=True)
+        elif os.path.lexists(place):
+            _move(place, spare)
     for draft in (out / "videos").rglob(".*.part.mp4"):
         draft.unlink()
-    for folder, _, _ in os.walk(out / "videos", topdown=False):
-        with suppress(OSError):
-            os.rmdir(folder)  # if nothing is left in it
+    for root in ("videos", SPARE):
+        for folder, _, _ in os.walk(out / root, topdown=False):
+            with suppress(OSError):
+                os.rmdir(folder)  # if nothing is left in it
+
+
+def _move(here: Path, there: Path) -> None:
+    there.parent.mkdir(parents=True, exist_ok=True)
+    here.replace(there)

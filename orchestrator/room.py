@@ -13,6 +13,7 @@ the last map of it is gone.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import time
@@ -130,9 +131,10 @@ class Room:
 
     def _sweep(self) -> None:
         for path in self.frames.glob(f"??/.*{cache.PART}"):
-            with Lock(path) as left_behind:
-                if left_behind.take():  # its writer would hold it
-                    path.unlink(missing_ok=True)
+            # Its writer would hold it, and may give it its name just now: so write nothing to it.
+            with suppress(OSError), path.open("rb") as left_behind:
+                fcntl.flock(left_behind, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink(missing_ok=True)
 
 
 def room_of(store: Path, gib: float | None = None) -> Room:

@@ -146,8 +146,12 @@ class Work:
             return {"state": "cancelled", "spent": time.monotonic() - begun}
         except Exception as error:
             # All ranks failed alike: an answer. One alone: this raises, and the group starts again.
+            failure = _failure(error)
+            if self.ranks.world > 1:
+                hear = self.runtime.board.hear
+                hear.remote(self.runtime.group, self.key, failure["reason"])
             self.ranks.meet()
-            return _failure(error) | {"spent": time.monotonic() - begun}
+            return failure | {"spent": time.monotonic() - begun}
         finally:
             lock.release()
 

@@ -64,6 +64,8 @@ class Entry:
     width: int = 0
     reason: str = ""
     """Why it could not be read; empty if it could."""
+    passing: bool = False
+    """Whether that may go away, for it is no fault of the content."""
 
     @property
     def num_bytes(self) -> int:
@@ -78,7 +80,7 @@ class Entry:
     @property
     def is_known(self) -> bool:
         """Whether somebody has read the video, or tried."""
-        return bool(self.frames or self.reason)
+        return bool(self.frames or (self.reason and not self.passing))
 
     def holding(self, shape: Sequence[int]) -> Entry:
         """Return the entry of a video whose frames have a shape (T, H, W, C)."""
@@ -104,7 +106,7 @@ def decode(entry: Entry, root: Path, short_side: int) -> tuple[Entry, np.ndarray
             root / entry.name, MOST_FRAMES, decoder=DECODER, shrink=shrink_to(short_side)
         )
     except readers.UnreadableVideo as error:
-        return replace(entry, reason=error.reason), None
+        return replace(entry, reason=error.reason, passing=error.passing), None
     known = entry.holding((count, *head_THWC.shape[1:]))
     return known, None if known.is_long else head_THWC
 

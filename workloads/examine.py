@@ -28,7 +28,7 @@ from workloads.normalise import Target
 from workloads.probe import MOST_PIXELS, Beat, Film, probe
 from workloads.readers import UnreadableVideo
 
-REVISION = 1  # raised when the same video may get another verdict
+REVISION = 2  # raised when the same video may get another verdict
 
 ACTIONS = ("accepted", "normalised", "quarantined")
 Action = Literal["accepted", "normalised", "quarantined"]
@@ -68,6 +68,8 @@ class Verdict:
     height: int = 0
     sha256: str = ""
     """Of the file at `path`."""
+    passing: bool = False
+    """Whether a reason not to use it lies outside of its content, and may go away."""
     pictures: str = ""
     """Equal for sources that show the same frames, whatever the container."""
 
@@ -90,7 +92,7 @@ def examine(job: Job, beat: Beat = lambda: None) -> Verdict:
             return _accept(job, film, decoder)
         return _rewrite(job, film, fault, beat)
     except UnreadableVideo as error:
-        return Verdict(action="quarantined", reason=error.reason)
+        return Verdict(action="quarantined", reason=error.reason, passing=error.passing)
 
 
 def _doubt(path: Path, film: Film, beat: Beat) -> tuple[str, str]:
@@ -109,7 +111,8 @@ def _accept(job: Job, film: Film, decoder: str) -> Verdict:
     try:
         sha256 = _hash(Path(job.source))
     except OSError as error:
-        raise UnreadableVideo(Path(job.source), str(error.strerror).lower()) from error
+        reason = str(error.strerror).lower()
+        raise UnreadableVideo(Path(job.source), reason, passing=True) from error
     with _draft(job, job.link) as draft:
         draft.symlink_to(job.source)
     return _verdict("accepted", job.link, film, decoder, sha256, film.notes)
@@ -191,7 +194,8 @@ def answer(question: str, beat: Beat) -> str:
             return json.dumps({"refused": [error.errno, error.strerror, str(error.filename)]})
         # A file has broken something: it is the file that goes.
         first_line = f"{type(error).__name__}: {error}".partition("\n")[0][:160]
-        return json.dumps({"verdict": asdict(Verdict(action="quarantined", reason=first_line))})
+        verdict = Verdict(action="quarantined", reason=first_line, passing=True)
+        return json.dumps({"verdict": asdict(verdict)})
 
 
 if __name__ == "__main__":

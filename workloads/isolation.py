@@ -50,11 +50,15 @@ class Child:
         """The number of its process; None while there is none."""
         return None if self._process is None else self._process.pid
 
-    def ask(self, question: str) -> str:
+    def ask(self, question: str, more_s: float = 0.0) -> str:
         """Return the answer to a question.
 
+        Args:
+            question: a line.
+            more_s: how much longer than `patience_s` to wait for a sign of life.
+
         Raises:
-            Lost: the child died, or gave no sign of life for `patience_s`.
+            Lost: the child died, or gave none.
         """
         process = self._process or self._start()
         assert process.stdin is not None
@@ -63,7 +67,7 @@ class Child:
             process.stdin.flush()
         except OSError:  # it died since the last answer
             raise Lost(self._end()) from None
-        while not (line := self._line(self.patience_s)):
+        while not (line := self._line(self.patience_s + more_s)):
             pass  # a sign of life
         return line.decode()
 

@@ -64,7 +64,8 @@ def rewrite(
     import av
 
     height, width = size_of(film, target)
-    rate = Fraction(film.fps).limit_denominator(MOST_DENOMINATOR)
+    slowest = Fraction(1, MOST_DENOMINATOR)
+    rate = max(Fraction(film.fps).limit_denominator(MOST_DENOMINATOR), slowest)
     try:
         with av.open(str(draft), "w", format="mp4", options=CONTAINER) as container:
             stream = container.add_stream(

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -35,6 +36,7 @@ MOST_FPS = 1000.0
 SAME_RATE = 0.02  # time stamps are rounded: so near, the header's rate is the rate
 USUAL_STEP = (0.5, 1.5)  # of the median interval between frames
 MOST_ODD = 0.05  # share of other intervals: beyond, the rate varies
+MOST_MISSING, MOST_MISSING_S = 0.05, 1.0  # of the stated length, and seconds
 HASH_BYTES = 12
 
 
@@ -89,6 +91,7 @@ def probe(
             seen.hashes.append(hash_of(frame_HWC))
             seen.sizes.append((frame_HWC.shape[1], frame_HWC.shape[0]))
             beat()
+        _check_end(path, seen)
     except UnreadableVideo as error:
         if not salvage or not seen.hashes:
             raise
@@ -124,7 +127,9 @@ class Seen:
     times: list[float | None] = field(default_factory=list)
     stated_fps: float = 0.0
     is_transport_stream: bool = False
+    stated_s: float = 0.0
     hidden: int = 0
+    flagged: int = 0
     leading: int = 0
     key_time: int | None = None
     broken: str = ""
@@ -133,6 +138,7 @@ class Seen:
     def packet(self, packet: Any) -> None:  # Any: of PyAV, which may be absent
         """Look at a packet in the order of the file."""
         self.hidden += packet.is_discard
+        self.flagged += packet.is_keyframe and not packet.is_discard
         if packet.is_keyframe:
             self.key_time = packet.pts
         elif None not in (packet.pts, self.key_time) and packet.pts < self.key_time:
@@ -160,6 +166,8 @@ class Seen:
             yield "open GOP"
         if self.hidden:
             yield f"edit list hides {self.hidden} frames"
+        if self.flagged > len(self.keys):  # pictures that are renewed bit by bit
+            yield "key frames that are none"
         change = next((i for i, size in enumerate(self.sizes) if size != self.sizes[0]), None)
         if change is not None:
             width, height = self.sizes[0]
@@ -206,7 +214,7 @@ def pictures(path: Path, most_pixels: int, seen: Seen | None = None) -> Iterator
         with av.open(str(path), metadata_errors="ignore") as container:
             yield from _pictures(path, container, most_pixels, seen)
     except av.FFmpegError as error:
-        raise UnreadableVideo(path, readers.undecodable(error)) from error
+        raise readers.undecodable(path, error) from error
 
 
 def _pictures(path: Path, container: Any, most_pixels: int, seen: Seen) -> Iterator[np.ndarray]:
@@ -218,6 +226,7 @@ def _pictures(path: Path, container: Any, most_pixels: int, seen: Seen) -> Itera
     stream.codec_context.options = {"max_pixels": str(most_pixels)}
     seen.is_transport_stream = "mpegts" in formats
     seen.stated_fps = float(stream.guessed_rate or 0)
+    seen.stated_s = _stated_seconds(container, stream) if "matroska" in formats else 0.0
     for packet in container.demux(stream):
         if packet.size:  # the last one is empty: it drains the codec
             seen.packet(packet)
@@ -230,6 +239,23 @@ def _pictures(path: Path, container: Any, most_pixels: int, seen: Seen) -> Itera
             if frame.key_frame:
                 seen.keys.append(number)
             yield readers.upright(frame)
+
+
+def _stated_seconds(container: Any, stream: Any) -> float:  # Any: of PyAV
+    """Return how long a video should be; 0 is not stated, or maybe the length of its sound."""
+    hours, minutes, seconds = (stream.metadata.get("DURATION", "") + "::").split(":")[:3]
+    with suppress(ValueError):
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    return (container.duration or 0) / 1e6 if len(container.streams) == 1 else 0.0
+
+
+def _check_end(path: Path, seen: Seen) -> None:
+    """Refuse a video whose end is missing: of these containers the demuxer does not say so."""
+    last = max((time for time in seen.times if time is not None), default=0.0)
+    missing_s = seen.stated_s - last - 1 / seen.fps()
+    if seen.hashes and missing_s > max(MOST_MISSING * seen.stated_s, MOST_MISSING_S):
+        shown = f"after {len(seen.hashes)} frames, at {last:.1f} of {seen.stated_s:.1f} s"
+        raise UnreadableVideo(path, f"breaks off {shown}")
 
 
 def _check_pixels(path: Path, width: int, height: int, most_pixels: int) -> None:

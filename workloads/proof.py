@@ -59,6 +59,7 @@ def _places(film: Film) -> list[int]:
     reads = min(max(2 * len(keys), LEAST_READS), MOST_READS)  # each decodes half a GOP, on average
     rng = np.random.default_rng(film.frames)
     near = (int(key) + step for key in rng.permutation(keys) for step in NEAR_A_KEY)
-    places = [place for place in near if 0 <= place < film.frames][: reads - reads // 4]
-    places += rng.integers(0, film.frames, reads // 4).tolist()
+    places = [place for place in near if 0 <= place < film.frames]
+    del places[min(len(places), reads - reads // 4) :]
+    places += rng.integers(0, film.frames, reads - len(places)).tolist()
     return [int(place) for place in rng.permutation(places)]

@@ -12,6 +12,7 @@ is never read. NOTE: damaged bytes can pass for a picture; PyAV flags most of th
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache, partial
@@ -30,21 +31,28 @@ MODULES: dict[Decoder, str] = {"decord": "decord", "pyav": "av"}  # the first to
 # Where the sync bytes of three packets lie in a transport stream, with and without time codes.
 PACKETS = ((0, 188, 376), (4, 196, 388))
 SYNC = 0x47
+# What the machine may refuse for a while. Damaged files cause the others: EIO, ENOMEM, EINVAL.
+PASSING = frozenset(
+    {errno.EACCES, errno.EMFILE, errno.ENFILE, errno.ENOENT, errno.ESTALE, errno.ETIMEDOUT}
+)
 FAULT_TOLERANCE = 1e-6  # share of holes that decord may fill; its 0 would mean any
 MISTAKEN_WIDTH = "decord mistakes its width"  # 16, 24, 48, 72: padding taken for pixels
 
 
 class UnreadableVideo(ValueError):  # noqa: N818 - the file's, not an error of ours
-    """A video that cannot be read, with the reason in a few words."""
+    """A video that cannot be read, with the reason in a few words.
 
-    def __init__(self, path: Path, reason: str) -> None:
+    Args:
+        passing: whether the reason lies outside of the file's content, so that it may go away.
+    """
+
+    def __init__(self, path: Path, reason: str, passing: bool = False) -> None:
         super().__init__(f"{path}: {reason}")
-        self.path = path
-        self.reason = reason
+        self.path, self.reason, self.passing = path, reason, passing
 
-    def __reduce__(self) -> tuple[type[UnreadableVideo], tuple[Path, str]]:
-        """Survive the way through other processes with both parts."""
-        return type(self), (self.path, self.reason)
+    def __reduce__(self) -> tuple[type[UnreadableVideo], tuple[Path, str, bool]]:
+        """Survive the way through other processes with all parts."""
+        return type(self), (self.path, self.reason, self.passing)
 
 
 def read(
@@ -84,7 +92,7 @@ def counted(
         taken = [frame() for frame in islice(frames, limit)]
         count = len(taken) + sum(1 for _ in frames)
     except failures(decoder) as error:
-        raise UnreadableVideo(path, undecodable(error)) from error
+        raise undecodable(path, error) from error
     if not taken:
         raise UnreadableVideo(path, "no frames")
     return np.stack(taken), count
@@ -95,11 +103,12 @@ def check(path: Path) -> None:
     try:
         if not path.is_file():
             what = "a link to no file" if path.is_symlink() else "no such file"
-            raise UnreadableVideo(path, "not a file" if path.exists() else what)
+            raise UnreadableVideo(path, "not a file" if path.exists() else what, passing=True)
         with path.open("rb") as file:
             is_empty = not file.read(1)
     except OSError as error:
-        raise UnreadableVideo(path, (error.strerror or str(error)).lower()) from error
+        reason = (error.strerror or str(error)).lower()
+        raise UnreadableVideo(path, reason, passing=True) from error
     if is_empty:
         raise UnreadableVideo(path, "empty file")
 
@@ -111,7 +120,7 @@ def frames_of(path: Path, decoder: Decoder) -> Iterator[np.ndarray]:
         for frame in frames:
             yield frame()
     except failures(decoder) as error:
-        raise UnreadableVideo(path, undecodable(error)) from error
+        raise undecodable(path, error) from error
 
 
 def sought(path: Path, indices: Sequence[int]) -> Iterator[np.ndarray]:
@@ -123,7 +132,7 @@ def sought(path: Path, indices: Sequence[int]) -> Iterator[np.ndarray]:
         for index in indices:
             yield reader[index].asnumpy()
     except failures("decord") as error:
-        raise UnreadableVideo(path, undecodable(error)) from error
+        raise undecodable(path, error) from error
 
 
 @cache
@@ -159,7 +168,7 @@ def _read(
         head = (frame() for frame in islice(frames, limit or None))
         taken = list(head) if indices is None else _pick(path, frames, indices)
     except failures(name) as error:
-        raise UnreadableVideo(path, undecodable(error)) from error
+        raise undecodable(path, error) from error
     if not taken:
         raise UnreadableVideo(path, "no frames")
     return np.stack(taken)
@@ -242,10 +251,11 @@ def upright(frame: Any, reformatter: Any = None) -> np.ndarray:  # Any: of PyAV,
     return np.rot90(converted.to_ndarray(), k=round(frame.rotation / 90))
 
 
-def undecodable(error: Exception) -> str:
-    """Return the reason that a decoder gives, on one line."""
+def undecodable(path: Path, error: Exception) -> UnreadableVideo:
+    """Return what a decoder says of a video, on one line."""
     first_line = (getattr(error, "strerror", None) or str(error)).partition("\n")[0]
-    return f"cannot be decoded: {first_line[:160]}"
+    passing = getattr(error, "errno", None) in PASSING
+    return UnreadableVideo(path, f"cannot be decoded: {first_line[:160]}", passing)
 
 
 def failures(name: Decoder) -> tuple[type[Exception], ...]:

@@ -76,6 +76,21 @@ def test_a_stage_that_failed_by_itself_is_tried_again() -> None:
     play(scene())
 
 
+def test_what_one_rank_failed_over_is_told_when_the_stage_is_given_up() -> None:
+    async def scene() -> None:
+        there = Board()
+        post = await begun(there.post(STAGE, "poison", "one"))
+        for _ in range(MAX_ATTEMPTS):
+            await soon(there.take(0))
+            await there.hear(0, "another", "no matter")
+            await there.hear(0, "poison", "a.mp4: changed since the run began")
+        await begun(there.take(0))
+        told = "a rank failed 3 times (a.mp4: changed since the run began); the stage is given up"
+        assert (await soon(post))["reason"] == told
+
+    play(scene())
+
+
 def test_a_group_that_was_killed_while_idle_gets_the_next_stage_at_once() -> None:
     async def scene() -> None:
         there = Board()

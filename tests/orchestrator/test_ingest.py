@@ -200,6 +200,14 @@ def test_copies_on_two_sides_are_quarantined_from_one_and_do_not_count_as_bad(
     assert (left["label"], left["path"]) == ("a/b", "run/00.mp4")
     assert left["reason"] == "shows the same as jump/copy of 00.mp4, which is in test"
     assert not (out / "videos" / "run" / "00.mp4").is_symlink()
+    # Nothing is examined again; and what left comes back when it is alone.
+    assert again(done, src / "all.csv", out, "--advice-seconds", "0") == 0
+    assert "ray" not in capsys.readouterr().err.split()
+    (src / "all.csv").write_text("path,label,split\nrun/00.mp4,a/b,train\n")
+    assert again(done, src / "all.csv", out, "--advice-seconds", "0") == 0
+    assert "ray" not in capsys.readouterr().err.split()
+    assert [row["path"] for row in rows(out / "manifest.csv")] == ["videos/run/00.mp4"]
+    assert (out / "videos" / "run" / "00.mp4").is_symlink()
 
 
 def test_tables_are_utf8_whatever_the_names_are(tmp_path: Path) -> None:
@@ -276,6 +284,22 @@ def test_a_decoder_that_hangs_or_dies_twice_costs_only_its_video(
     )
     died = examiners.verdict_on("die", 0.5, "bad_decoder")
     assert died.reason == "its decoder died of signal 6, 2 times"
+    assert died.passing
+
+
+def test_a_large_file_may_take_longer(tmp_path: Path) -> None:
+    with (tmp_path / "large.mp4").open("wb") as file:
+        file.truncate(2 * 10**9)
+    job = json.dumps({"source": str(tmp_path / "large.mp4")})
+    assert examiners._more_s(job) == 100
+    assert examiners._more_s('{"source": "gone"}') == 0
+
+
+def test_a_verdict_for_a_passing_reason_does_not_hold(done: Done, tmp_path: Path) -> None:
+    """A file that was gone for a moment, a decoder that hung, a disk without permission."""
+    verdict = Verdict(action="quarantined", reason="permission denied")
+    assert ingest._holds(tmp_path, verdict)
+    assert not ingest._holds(tmp_path, replace(verdict, passing=True))
 
 
 def test_what_the_disk_refuses_is_no_verdict_and_may_be_gone_on_from(

@@ -231,12 +231,14 @@ def test_too_many_unreadable_videos_stop_a_study(
 
 
 class Deaf:
-    """A board that hears beats and never answers."""
+    """A board that hears all and never answers."""
 
     class beat:  # noqa: N801 - as an actor's method
         @staticmethod
         def remote(*heard: object) -> None:
             return None
+
+    hear = beat
 
 
 def full(fd: int) -> None:

@@ -102,6 +102,17 @@ def test_what_killed_writers_left_is_swept_and_what_is_being_written_is_not(tmp_
     assert keys(room) == ["aa"]
 
 
+def test_frames_that_take_their_name_while_leftovers_are_swept_stay_whole(tmp_path: Path) -> None:
+    room = room_for(tmp_path, 5)
+    put(room, "aa")
+    (whole,) = room.frames.glob("aa/*.npy")
+    before = whole.read_bytes()
+    os.link(whole, whole.with_name(f".aa.1{cache.PART}"))  # opened under that name, then renamed
+    room.tidy()
+    assert whole.read_bytes() == before
+    assert keys(room) == ["aa"]
+
+
 def fill(root: Path, number: int) -> None:
     for clip in range(20):
         put(room_for(root, 10), f"{number}{clip:02d}", clip)

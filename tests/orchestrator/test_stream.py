@@ -117,6 +117,20 @@ def test_a_proof_holds_for_the_content_that_it_was_made_on(
     assert [entry.clip for entry in cache.index(mine) if entry.seeks] == [0]
 
 
+def test_a_video_that_cannot_be_read_now_stops_the_study_and_is_tried_again(
+    manifest: Manifest, tmp_path: Path
+) -> None:
+    """Or one passing fault would change what all later results are about."""
+    videos = shutil.copytree(manifest.root, tmp_path / "clips")
+    mine = datasets.load(videos, trains=True)
+    path = videos / mine.clips[4].path
+    path.rename(tmp_path / "away.mp4")
+    with pytest.raises(data.NotNow, match=r"1 videos cannot be read now \(.*: no such file\)"):
+        fill(tmp_path, mine)
+    (tmp_path / "away.mp4").rename(path)
+    assert fill(tmp_path, mine).decoded == 1
+
+
 def test_what_is_gone_or_torn_is_decoded_again_and_no_more(
     view: Path, manifest: Manifest, tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -112,6 +113,17 @@ def test_dangerous_files_have_their_verdicts(path: Path, tmp_path: Path) -> None
         check(verdict, path, tmp_path)
 
 
+def test_a_container_that_ends_too_soon_without_a_word_is_met(tmp_path: Path) -> None:
+    path = write(tmp_path / "cut.mkv", (barcode(n, 96, 128) for n in range(150)))
+    assert examined(path, tmp_path / "whole").action == ACCEPTED
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    verdict = examined(path, tmp_path / "cut")
+    assert verdict.action == QUARANTINED
+    assert re.fullmatch(r"breaks off after \d+ frames, at \d\.\d of 6\.0 s", verdict.reason)
+    saved = examined(path, tmp_path / "cut", salvage=True)
+    assert (saved.action, saved.frames > 20) == (NORMALISED, True)
+
+
 BROKEN = ("trunc50_faststart.mp4", "trunc95_faststart.mp4", "corrupt_mid_bytes.mp4")
 
 
@@ -196,6 +208,12 @@ def deep(path: Path) -> Path:
     return write(path, coloured(10), pixels="yuv420p10le")
 
 
+def refreshed(path: Path) -> Path:
+    """No key frame but the first: pictures are renewed bit by bit, and flagged all the same."""
+    params = {"x264-params": "intra-refresh=1:keyint=30:bframes=0"}
+    return write(path, [barcode(n % 256, 64, 96) for n in range(300)], **params)
+
+
 def narrow(path: Path) -> Path:
     return write(path, frames(6, 48, 48))
 
@@ -228,6 +246,7 @@ MADE: dict[Callable[[Path], Path], tuple[str, str, int]] = {
     changing: (NORMALISED, "transport stream; resolution changes at frame 20: scaled to 96x64", 40),
     deep: (NORMALISED, "decord gives another frame 0", 10),
     lying: (ACCEPTED, "", 6),
+    refreshed: (NORMALISED, "key frames that are none", 300),
     narrow: (ACCEPTED, "", 6),
     with_cover: (ACCEPTED, "", 10),
 }
@@ -242,7 +261,7 @@ def test_each_danger_is_met_and_no_frame_is_lost(
     action, reason, count = MADE[make]
     assert (verdict.action, verdict.reason, verdict.frames) == (action, reason, count)
     numbers = numbers_of(readers.read(tmp_path / "out" / verdict.path))
-    assert numbers == (2 * list(range(20)) if make is changing else list(range(count)))
+    assert numbers == (2 * list(range(20)) if make is changing else [n % 256 for n in range(count)])
     assert verdict.decoder == ("pyav" if make is narrow else "decord")
     assert verdict.fps == 25
 
