@@ -8,8 +8,8 @@ video, asks decord for the frames of the clip, and resizes them as we do. They l
 they are; ours come through Ray to a process that reserves the CPUs of a rank. `cached_ratio` = the
 same clips out of the cache / out of the pipeline, index choice and resize in both. `startup_s` = to
 the first batch of a fresh pipeline. `rss_mb` = memory of all processes of it, Ray's own too, each
-page counted once, after 500 and after 2 000 clips of the first pass. 16 frames with stride 4; 224 px,
-`--quick` 112 px. No model runs, so no attention backend matters.
+page counted once, after 500 and after 2 000 clips of the first pass. 16 frames with stride 4; 224
+px, `--quick` 112 px. No model runs, so no attention backend matters.
 """
 
 from __future__ import annotations
