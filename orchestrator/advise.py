@@ -21,14 +21,14 @@ import numpy as np
 from orchestrator.chart import COLOURS, GREY, INK, MARKERS
 from orchestrator.display import Display
 from orchestrator.files import write_bytes, write_json
-from orchestrator.sources import listing
+from orchestrator.sources import listing, safe
 from orchestrator.words import duration
 from workloads import survey as surveys
 from workloads.mistakes import Mistake
 from workloads.readers import UnreadableVideo
 from workloads.survey import KEEPS, RATES, SIZES, TAUS, Survey, saving_of, survey
 
-ALL = "all"
+ALL = ""  # which no class is called
 TAU = 0.1  # the paper's
 MOST_CLASSES = 12  # in the table
 MOST_LINES = 6  # in the figure
@@ -55,7 +55,7 @@ class Advice:
     """What was found on a sample."""
 
     by_class: Surveys
-    """Class -> its surveyed videos; `all` are all of them."""
+    """Class -> its surveyed videos; `ALL` are all of them."""
     total: int
     """Videos there are."""
     unreadable: int
@@ -69,7 +69,7 @@ def advise(src: Path, seconds: float, display: Display) -> Advice:
         Mistake: there are none, or none can be read.
     """
     begun = time.monotonic()
-    videos = [(source.clip.label, Path(source.file)) for source in listing(src).sources]
+    videos = [(safe(source.clip.label), Path(source.file)) for source in listing(src).sources]
     by_class: Surveys = defaultdict(list)
     unreadable = 0
     for done, (label, path) in enumerate(_in_turn(videos)):
@@ -79,7 +79,7 @@ def advise(src: Path, seconds: float, display: Display) -> Advice:
             found = survey(path)
         except UnreadableVideo as error:
             unreadable += 1
-            display.warn(f"{error.path}: {error.reason}")
+            display.warn(safe(f"{error.path}: {error.reason}"))
         else:
             by_class[label or "unlabelled"].append(found)
         display.progress("survey", done + 1, len(videos))
@@ -169,7 +169,7 @@ def told(made: dict[str, Any]) -> list[str]:  # Any: what `answer` returns
             classes,
         ),
         "",
-        *(_word(label, found) for label, found in classes.items()),
+        *(_word(_shown(label), found) for label, found in classes.items()),
     ]
     return lines
 
@@ -192,7 +192,8 @@ def _table(
             for name in path:
                 share = share[name]
             cells.append(f"{share!s:>10}")
-        yield f"  {label[:WORD]:<{WORD}} {found['videos']:>6} videos{'':<5}" + "".join(cells)
+        name = _shown(label)[:WORD]
+        yield f"  {name:<{WORD}} {found['videos']:>6} videos{'':<5}" + "".join(cells)
 
 
 def _word(label: str, found: dict[str, Any]) -> str:
@@ -208,12 +209,16 @@ def _word(label: str, found: dict[str, Any]) -> str:
     return f"{label}: partly still; RLT at {TAU:g} saves {much}; {half} of the motion"
 
 
-def write(made: dict[str, Any], out: Path) -> list[Path]:
-    """Write the numbers and a figure of them; return where."""
+def _shown(label: str) -> str:
+    return "all" if label == ALL else label
+
+
+def write(made: dict[str, Any], out: Path) -> list[str]:
+    """Write the numbers and a figure of them; return where, as it is shown."""
     files = [out / "advice.json", out / "advice.png"]
     write_json(files[0], made)
     write_bytes(files[1], _figure(made))
-    return files
+    return [safe(str(file)) for file in files]
 
 
 def _figure(made: dict[str, Any]) -> bytes:
@@ -229,13 +234,16 @@ def _figure(made: dict[str, Any]) -> bytes:
         colour = INK if label == ALL else COLOURS[number % len(COLOURS)]
         middle = [share.mean * 100 for share in shares]
         marker = MARKERS[number % len(MARKERS)][1]
-        panel.plot(TAUS, middle, color=colour, marker=marker, label=label)
+        panel.plot(TAUS, middle, color=colour, marker=marker, label=str(number))
         low, high = ([share[i] * 100 for share in shares] for i in (1, 2))
         panel.fill_between(TAUS, low, high, color=colour, alpha=0.15, linewidth=0)
     panel.set(xscale="log", ylim=(0, 100), xlabel="RLT's tau", ylabel="tokens kept, %")
     panel.set_xticks(TAUS, [f"{tau:g}" for tau in TAUS])
+    panel.minorticks_off()  # their labels would lie on those of the taus
     panel.set_title(f"{made['surveyed']} of {made['videos']} videos", color=GREY, loc="left")
-    panel.legend(frameon=False)
+    for text, label in zip(panel.legend(frameon=False).get_texts(), shown, strict=True):
+        text.set_parse_math(False)  # a class may be called $a_$, or _a, which no legend would show
+        text.set_text(_shown(label))
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     return picture.getvalue()

@@ -16,6 +16,7 @@ import argparse
 import os
 import re
 import shlex
+import stat
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -73,12 +74,13 @@ def ingest(options: Options, display: Display) -> tuple[Inventory, Listing]:
         Mistake: something the user can put right.
         Stopped: the disk takes no more.
     """
+    _check_names(options)
     _check_places(options)
-    found = listing(options.src, options.lists)
+    found = listing(options.src, options.lists, options.out)
     if not found.sources and not found.closed:
         raise Mistake(f"SRC {options.src}: no videos", "name the folder they are in")
     if found.missing:
-        display.warn(f"{found.missing} videos of the lists are not in {options.src}")
+        display.warn(f"{found.missing} videos of the lists are not in {safe(str(options.src))}")
     if found.doubt:
         display.warn(found.doubt)
     with _claimed(options):
@@ -114,8 +116,8 @@ def answer(options: Options, made: Inventory, seconds: float) -> tuple[int, dict
         "normalised": made.count(NORMAL),
         "quarantined": len(made.bad),
         "duplicates": made.twins,
-        "manifest": str(made.csv),
-        "quarantine": str(made.quarantine),
+        "manifest": safe(str(made.csv)),
+        "quarantine": safe(str(made.quarantine)),
         "seconds": round(seconds, 3),
     }
 
@@ -127,12 +129,15 @@ def told(options: Options, made: Inventory, found: Listing, seconds: float) -> l
     lines.append(f"normalised   {made.count(NORMAL):>6}   rewritten: {why}".removesuffix(": "))
     if made.bad:
         why = _whys(row["reason"] for row in made.bad)
-        lines.append(f"quarantined  {len(made.bad):>6}   {why}: {made.quarantine}")
+        lines.append(f"quarantined  {len(made.bad):>6}   {why}: {safe(str(made.quarantine))}")
+    if found.unlisted:
+        count, first = len(found.unlisted), found.unlisted[0]
+        lines.append(f"passed over  {count:>6}   in none of the lists, such as {first}")
     if found.others:
         endings = ", ".join(f"{n} {ending}" for ending, n in found.others.most_common(4))
         lines.append(f"passed over  {found.others.total():>6}   not named like videos: {endings}")
     given = {bool(row["label"]) for row in made.rows}
-    data = shlex.quote(str(made.csv))
+    data = shlex.quote(safe(str(made.csv)))
     study = "rlt_tau" if given == {True} else "inference"
     lines.append(f"manifest     {data}   {duration(seconds)}")
     if made.share_bad > options.max_bad:
@@ -147,6 +152,21 @@ def _whys(reasons: Iterable[str]) -> str:
     return ", ".join(f"{n} {why}" for why, n in begun.most_common(4))
 
 
+def _check_names(options: Options) -> None:
+    """Refuse what Ray cannot take: it keeps the command line, as UTF-8."""
+    places = {"SRC": options.src, "--out": options.out}
+    if options.lists:
+        places["--annotations"] = options.lists.path
+    for name, path in places.items():
+        try:
+            str(path).encode()
+        except UnicodeEncodeError as error:
+            what = f"{name} {safe(str(path))}: the name is not UTF-8"
+            raise Mistake(
+                what, "rename it, or name a link to it; what lies in it may stay"
+            ) from error
+
+
 def _check_places(options: Options) -> None:
     """Refuse a folder inside the other one: the next walk would find what this one made."""
     src, out = (Path(os.path.realpath(path)) for path in (options.src, options.out))
@@ -155,8 +175,18 @@ def _check_places(options: Options) -> None:
         raise Mistake(f"--out {options.out}: holds SRC {options.src}", "name a folder beside it")
     if src.is_dir() and src in out.parents:
         raise Mistake(f"--out {options.out}: lies in SRC {options.src}", "name a folder beside it")
-    if out.exists() and not out.is_dir():
-        raise Mistake(f"--out {options.out}: is no folder", "name a new one")
+    try:
+        if not stat.S_ISDIR(os.stat(options.out).st_mode):
+            raise Mistake(f"--out {options.out}: is no folder", "name a new one")
+    except OSError as error:  # FileNotFoundError: it will be made
+        if not isinstance(error, FileNotFoundError) or options.out.is_symlink():
+            raise _unusable(options, error) from error
+
+
+def _unusable(options: Options, error: OSError) -> Mistake:
+    is_link = isinstance(error, FileNotFoundError | FileExistsError)  # to what is not there
+    why = "is a link to nothing" if is_link else (error.strerror or str(error)).lower()
+    return Mistake(f"--out {options.out}: {why}", "name another folder")
 
 
 def _claimed(options: Options) -> Lock:
@@ -165,15 +195,26 @@ def _claimed(options: Options) -> Lock:
     is_ours = (out / CLAIM).is_file()
     if not is_ours and out.exists() and any(not name.startswith(".") for name in os.listdir(out)):
         raise Mistake(f"--out {out}: holds other files", "name a new or an empty folder")
-    if is_ours and (before := read_json(out / CLAIM)) != _claim(options):
-        raise Mistake(
-            f"--out {out}: holds the videos of {before.get('source')}", "name another folder"
-        )
+    if is_ours and (before := _source_of(out)) != _claim(options)["source"]:
+        raise Mistake(f"--out {out}: holds the videos of {before}", "name another folder")
     lock = Lock(out / ".lock")
-    if not lock.take():
+    try:
+        is_taken = lock.take()
+    except OSError as error:
+        raise _unusable(options, error) from error
+    if not is_taken:
         raise Mistake(f"--out {out}: is being filled by {lock.holder()}", "wait for it, or stop it")
     write_claim(options)
     return lock
+
+
+def _source_of(out: Path) -> str:
+    """Return whose videos a folder holds."""
+    try:
+        return str(read_json(out / CLAIM)["source"])
+    except (ValueError, TypeError, KeyError) as error:
+        what = f"--out {out}: its {CLAIM} is not one that paretoken wrote"
+        raise Mistake(what, "name another folder") from error
 
 
 def write_claim(options: Options) -> None:

@@ -41,13 +41,15 @@ class Listing:
 
     sources: tuple[Source, ...]
     closed: tuple[tuple[str, str], ...] = ()
-    """Folders that were not entered, with the reason."""
+    """Folders that were not entered and videos that cannot be placed, with the reason."""
     others: Counter[str] | None = None
     """How many files do not end like a video, by ending."""
     doubt: str = ""
     """What a study will not take about the splits and groups as given."""
     missing: int = 0
     """Videos of the lists of a published data set that are not there."""
+    unlisted: tuple[str, ...] = ()
+    """Videos that are there and that those lists do not name."""
 
 
 @dataclass(frozen=True)
@@ -59,29 +61,20 @@ class Lists:
     fold: int = 1
 
 
-def listing(src: Path, lists: Lists | None = None) -> Listing:
+def listing(src: Path, lists: Lists | None = None, shut: Path | None = None) -> Listing:
     """List the videos of a folder or a CSV.
 
     Args:
         src: class folders, a folder of videos, or a CSV.
         lists: where labels and splits are from instead of folders.
+        shut: a folder that is not entered.
 
     Raises:
         Mistake: it is neither, or does not say what is in it.
     """
     field = f"SRC {src}"
     if src.is_dir():
-        found = folders.walk(src)
-        missing = 0
-        if lists is None:
-            clips = _of_folder(found.videos, field)
-        else:
-            clips, missing = _published(lists, found.videos)
-        endings = Counter(other.suffix.lower() or other.name for other in found.others)
-        closed = tuple((safe(path), reason) for path, reason in sorted(found.closed))
-        named = _named(src, clips)
-        doubt = _doubt(clips, field)
-        return Listing(named, closed=closed, others=endings, doubt=doubt, missing=missing)
+        return _below(src, lists, shut, field)
     if lists is None and src.is_file() and src.suffix.lower() == ".csv":
         clips = csv.listed(src, field)
         return Listing(_named(src.parent, clips), doubt=_doubt(clips, field))
@@ -89,6 +82,28 @@ def listing(src: Path, lists: Lists | None = None) -> Listing:
         raise Mistake(f"{field}: is no folder", "with --annotations, name the folder of the videos")
     problem = "is neither a folder nor a .csv file" if src.exists() else "does not exist"
     raise Mistake(f"{field}: {problem}", "give a folder of videos, or a CSV path[,label[,split]]")
+
+
+def _below(src: Path, lists: Lists | None, shut: Path | None, field: str) -> Listing:
+    """List a folder."""
+    found = folders.walk(src, shut)
+    closed = dict(found.closed)
+    missing, unlisted = 0, []
+    if lists is None:
+        clips = _of_folder(found.videos, field)
+    else:
+        place = f"--annotations {lists.kind}:{lists.path}"
+        known = published.load(lists.kind, lists.path, lists.fold, found.videos, place)
+        clips, missing, unlisted = known.clips, known.missing, known.unlisted
+        closed |= known.refused
+    return Listing(
+        _named(src, clips),
+        closed=tuple((safe(path), safe(reason)) for path, reason in sorted(closed.items())),
+        others=Counter(safe(other.suffix.lower() or other.name) for other in found.others),
+        doubt=_doubt(clips, field),
+        missing=missing,
+        unlisted=tuple(map(safe, unlisted)),
+    )
 
 
 def safe(name: str) -> str:
@@ -105,11 +120,6 @@ def _safe(letter: str) -> str:
     return "".join(f"%{byte:02X}" for byte in os.fsencode(letter))
 
 
-def _published(lists: Lists, videos: Iterable[PurePosixPath]) -> tuple[list[Clip], int]:
-    field = f"--annotations {lists.kind}:{lists.path}"
-    return published.load(lists.kind, lists.path, lists.fold, videos, field)
-
-
 def _of_folder(videos: Iterable[PurePosixPath], field: str) -> list[Clip]:
     """Return the clips of class folders, or of one folder without classes."""
     clips = folders.labelled(list(videos), field, needs_labels=False)
@@ -121,7 +131,7 @@ def _doubt(clips: list[Clip], field: str) -> str:
     try:
         splits.assign(clips, trains=True, seed=0, field=field)
     except Mistake as mistake:
-        return f"{mistake.what}: a study will refuse that"
+        return safe(f"{mistake.what}: a study will refuse that")
     return ""
 
 

@@ -19,7 +19,8 @@ LAYERS = (
     "workloads workloads.reducers workloads.mistakes",
     "workloads.knobs workloads.readers",
     "workloads.tokens workloads.frames workloads.metrics workloads.stage "
-    "workloads.datasets.manifest workloads.datasets.shapes workloads.names",
+    "workloads.datasets.manifest workloads.datasets.shapes workloads.datasets.lists "
+    "workloads.names",
     "workloads.attention workloads.parts workloads.reducers.base "
     "workloads.augment workloads.optim workloads.cache workloads.merging workloads.datasets.splits "
     "workloads.barcodes workloads.isolation workloads.probe",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 
 from orchestrator import advise
 from orchestrator.__main__ import main
+from workloads import survey as surveys
 from workloads.datasets import synthetic
 
 SIDE = 64
@@ -42,14 +45,20 @@ def test_still_and_moving_classes_are_told_apart(
     said = capsys.readouterr()
     made = json.loads(said.out.splitlines()[-1])
     assert (made["videos"], made["surveyed"], made["unreadable"]) == (7, 6, 1)
-    assert set(made["classes"]) == {"camera on a wall", "handheld", "all"}
+    assert set(made["classes"]) == {"camera on a wall", "handheld", advise.ALL}
     kept = {label: found["rlt"]["0.1"] for label, found in made["classes"].items()}
     assert kept["camera on a wall"] == pytest.approx([0.125] * 3, abs=0.01)
     assert kept["handheld"][0] > 0.4  # the clips end early, and their last frames repeat
-    assert kept["camera on a wall"][0] < kept["all"][1] < kept["all"][2] < kept["handheld"][0]
+    assert (
+        kept["camera on a wall"][0]
+        < kept[advise.ALL][1]
+        < kept[advise.ALL][2]
+        < kept["handheld"][0]
+    )
     assert made["classes"]["handheld"]["rlt_by_rate"]["7.5 fps"]["0.1"][0] > 0.9
     assert made["classes"]["camera on a wall"]["saving"]["base"]["0.1"][0] > 0.85
     assert "camera on a wall: mostly still; RLT at 0.1 saves 90 % of the MACs" in said.err
+    assert "\nall: " in said.err
     assert json.loads((out / "advice.json").read_text())["surveyed"] == 6
     assert (out / "advice.png").read_bytes()[:4] == b"\x89PNG"
 
@@ -61,6 +70,27 @@ def test_a_short_time_ends_the_survey_after_a_video_of_each_class_in_turn(videos
 
     found = advise.advise(videos, 0.0, Display())
     assert len(found.by_class[advise.ALL]) == 1
+
+
+def test_classes_may_be_called_anything(tmp_path: Path) -> None:
+    kept = dict.fromkeys(surveys.TAUS, 0.5)
+    one = surveys.Survey(
+        kept=kept,
+        by_rate=dict.fromkeys(surveys.RATES, kept),
+        motion=dict.fromkeys(("mats", "flux"), dict.fromkeys(surveys.KEEPS, 0.5)),
+    )
+    other = replace(one, kept=dict.fromkeys(surveys.TAUS, 0.9))
+    classes = {"$a_$": [one], "all": [other], "_x": [one], advise.ALL: [one, other, one]}
+    made = advise.answer(advise.Advice(classes, total=3, unreadable=0, seconds=1.0))
+    assert made["surveyed"] == 3
+    assert [found["videos"] for found in made["classes"].values()] == [1, 1, 1, 3]
+    words = advise.told(made)[-4:]
+    assert [line.partition(":")[0] for line in words] == ["$a_$", "_x", "all", "all"]
+    assert "all of it moves" in words[2]
+    assert "partly still" in words[3]
+    out = Path(f"{tmp_path}/{os.fsdecode(bytes([0xFF]))}")
+    assert advise.write(made, out)[1] == f"{tmp_path}/%FF/advice.png"
+    assert (out / "advice.png").is_file()
 
 
 def test_the_interval_narrows_with_the_videos() -> None:

@@ -228,6 +228,47 @@ def test_tables_are_utf8_whatever_the_names_are(tmp_path: Path) -> None:
     }
 
 
+def test_what_is_said_is_utf8_whatever_the_names_are(tmp_path: Path) -> None:
+    options = ingest.Options(src=tmp_path, out=tmp_path / os.fsdecode(b"out \xff"))
+    bad = [{"path": "x", "reason": "empty file"}]
+    made = inventory.Inventory(options.out, rows=[], bad=bad, twins=0)
+    found = Listing((), others=Counter({".%FF": 1}), unlisted=("a.mp4", "b.mp4"))
+    said = "\n".join(ingest.told(options, made, found, 1.0))
+    assert "passed over       2   in none of the lists, such as a.mp4" in said
+    assert f"--data '{tmp_path}/out %FF/manifest.csv'" in said
+    _, answer = ingest.answer(options, made, 1.0)
+    assert answer["quarantine"] == f"{tmp_path}/out %FF/quarantine.csv"
+    assert (said + answer["manifest"]).encode()
+
+
+@pytest.mark.parametrize(
+    ("out", "complaint"),
+    [
+        ("dangling", "dangling: is a link to nothing"),
+        ("dangling/new", "dangling/new: is a link to nothing"),
+        ("l" * 300, "file name too long"),
+        ("new/" + "l" * 300, "file name too long"),
+        ("file/new", "not a directory"),
+        (os.fsdecode(b"out \xff"), "out %FF: the name is not UTF-8"),
+        ("[]", "its ingest.json is not one that paretoken wrote"),
+        ("{", "its ingest.json is not one that paretoken wrote"),
+        ("{}", "its ingest.json is not one that paretoken wrote"),
+    ],
+)
+def test_places_that_cannot_hold_a_data_set_are_refused(
+    tmp_path: Path, out: str, complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in" / "run").mkdir(parents=True)
+    (tmp_path / "in" / "run" / "x.mp4").touch()
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "file").touch()
+    for text in ("[]", "{", "{}"):
+        (tmp_path / text).mkdir()
+        (tmp_path / text / "ingest.json").write_text(text)
+    assert main(["ingest", str(tmp_path / "in"), "--out", str(tmp_path / out)]) == 2
+    assert complaint in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("src", "out", "complaint"),
     [

@@ -137,8 +137,31 @@ def test_labels_and_splits_may_be_from_the_lists_of_a_published_data_set(tmp_pat
     (tmp_path / "trainlist01.txt").write_text("Archery/v_Archery_g08_c01.avi 1\n")
     (tmp_path / "testlist01.txt").write_text("Archery/v_Archery_g01_c01.avi\nArchery/gone.avi\n")
     found = listing(tmp_path / "in", Lists("ucf101", tmp_path))
-    assert found.missing == 1
+    assert (found.missing, found.unlisted) == (1, ("unlisted.avi",))
     assert {source.link: source.clip.split for source in found.sources} == {
         "any/v_Archery_g08_c01.avi": "train",
         "v_Archery_g01_c01.avi": "test",
     }
+
+
+def test_a_file_that_rows_disagree_about_is_listed_with_the_reason(tmp_path: Path) -> None:
+    made(tmp_path, "in/x.mp4", "in/y.mp4", "in/y.webm")
+    rows = "a,x,1,2,train\nb,x,5,6,val\nb,x,8,9,val\nc,y,1,2,train\n"
+    (tmp_path / "all.csv").write_text("label,youtube_id,time_start,time_end,split\n" + rows)
+    found = listing(tmp_path / "in", Lists("kinetics", tmp_path))
+    assert [source.link for source in found.sources] == ["y.mp4"]
+    assert found.closed == (
+        ("x.mp4", "named by rows that disagree: a in train, b in val"),
+        ("y.webm", "named like another video: y.mp4"),
+    )
+
+
+def test_what_is_shown_of_any_name_is_utf8(tmp_path: Path) -> None:
+    root = made(tmp_path / "in", b"run/note.\xff", b"run/caf\xe9", b"run/x\xff.mp4", "jump/y.mp4")
+    (root / "jump" / "to").symlink_to("../run")
+    found = listing(root)
+    assert found.others == {".%FF": 1, "caf%E9": 1}
+    assert found.closed == (("jump/to", "reached already, as run"),)
+    (tmp_path / "trainlist01.txt").write_text("a/y.avi 1\n")
+    (tmp_path / "testlist01.txt").write_text("")
+    assert listing(root, Lists("ucf101", tmp_path)).unlisted == ("run/x%FF.mp4",)

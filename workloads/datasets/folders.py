@@ -1,9 +1,9 @@
 """Class folders: `root/<class>/...` or `root/{train,val,test}/<class>/...`, at any depth below.
 
 A folder's name is the label. Hidden files and folders are passed over, and so is whatever does not
-end like a video; a link to a folder above it is not followed. A class may be called "train": the
-top folders are splits if all are named like splits, or if those named like splits hold no video
-directly.
+end like a video; a folder that a link reaches a second time is not entered again. A class may be
+called "train": the top folders are splits if all are named like splits, or if those named like
+splits hold no video directly.
 """
 
 from __future__ import annotations
@@ -63,30 +63,65 @@ class Found:
     """Folders that were not entered, with the reason."""
 
 
-def walk(root: Path) -> Found:
-    """List a folder, through links too; what is hidden is passed over."""
-    found = Found()
+def walk(root: Path, shut: Path | None = None) -> Found:
+    """List a folder, through links too, each folder once; what is hidden is passed over.
 
-    def refused(error: OSError) -> None:
-        found.closed.append((_below(root, error.filename), str(error.strerror).lower()))
+    Folders come before links to them, and links by their names, those in linked folders last: what
+    is found under which name does not depend on the order in which the disk lists it.
 
-    above = {str(root): {os.path.realpath(root)}}
-    for folder, subfolders, files in os.walk(root, onerror=refused, followlinks=True):
-        parents, entered = above.pop(folder), []
-        for name in subfolders:
-            path = os.path.join(folder, name)
-            real = os.path.realpath(path)
-            if real in parents:
-                found.closed.append((_below(root, path), "a link to a folder above it"))
-            elif not name.startswith("."):
-                above[path] = parents | {real}
-                entered.append(name)
-        subfolders[:] = entered
-        for name in files:
-            video = PurePosixPath(_below(root, os.path.join(folder, name)))
-            if name[0] != ".":
-                (found.videos if video.suffix.lower() in SUFFIXES else found.others).append(video)
-    return found
+    Args:
+        root: where to begin.
+        shut: a folder that is not entered.
+    """
+    walker = _Walker(root, os.path.realpath(shut) if shut else "")
+    ways = [str(root)]
+    while ways:
+        ways = [link for way in sorted(ways) for link in walker.enter(way)]
+    walker.found.videos.sort()
+    return walker.found
+
+
+class _Walker:
+    def __init__(self, root: Path, shut: str) -> None:
+        self.root, self.shut = root, shut
+        self.found = Found()
+        self.seen: dict[str, str] = {}  # real path -> as what it was entered
+
+    def enter(self, way: str) -> list[str]:
+        """List a folder and those that lie in it; return the links to folders in them."""
+        links: list[str] = []
+        if not self._is_new(way):
+            return links
+        for folder, subfolders, files in os.walk(way, onerror=self._refused):
+            shown = [os.path.join(folder, name) for name in sorted(subfolders) if name[0] != "."]
+            links += filter(os.path.islink, shown)
+            plain = [path for path in shown if not os.path.islink(path)]
+            subfolders[:] = [os.path.basename(path) for path in plain if self._is_new(path)]
+            for name in files:
+                self._list(PurePosixPath(_below(self.root, os.path.join(folder, name))))
+        return links
+
+    def _is_new(self, path: str) -> bool:
+        """Say whether a folder is to be entered, or list it with the reason why not."""
+        real, name = os.path.realpath(path), _below(self.root, path)
+        if self.shut and (real == self.shut or real.startswith(self.shut + os.sep)):
+            reason = "what is made here lies there"
+        elif (before := self.seen.setdefault(real, name)) == name:
+            return True
+        else:
+            is_above = before == "." or name.startswith(f"{before}/")
+            reason = "a link to a folder above it" if is_above else f"reached already, as {before}"
+        self.found.closed.append((name, reason))
+        return False
+
+    def _list(self, file: PurePosixPath) -> None:
+        if file.name[0] != ".":
+            is_video = file.suffix.lower() in SUFFIXES
+            (self.found.videos if is_video else self.found.others).append(file)
+
+    def _refused(self, error: OSError) -> None:
+        path = _below(self.root, error.filename)
+        self.found.closed.append((path, str(error.strerror).lower()))
 
 
 def _below(root: Path, path: str) -> str:

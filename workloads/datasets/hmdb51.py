@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
+from workloads.datasets import lists
 from workloads.datasets.manifest import Clip
 from workloads.mistakes import Mistake
 
@@ -20,15 +21,15 @@ SPLITS = {"1": "train", "2": "test", "0": ""}
 def entries(annotations: Path, fold: int, field: str) -> list[Clip]:
     """Return the clips of a fold; a path is the name of a video without its ending."""
     ending = f"_test_split{fold}.txt"
-    lists = sorted(annotations.glob(f"*{ending}"))
-    if not lists:
+    paths = sorted(annotations.glob(f"*{ending}"))
+    if not paths:
         raise Mistake(
             f"{field}: no CLASS{ending} there", "give the folder testTrainMulti_7030_splits"
         )
     clips = []
-    for path in lists:
+    for path in paths:
         label = path.name.removesuffix(ending)
-        for line in path.read_text().splitlines():
+        for line in lists.read(path, field).splitlines():
             name, _, number = line.strip().rpartition(" ")
             if line.strip() and number not in SPLITS:
                 raise Mistake(f"{field}: {path.name}: {line!r}", "it should be VIDEO.avi 0, 1 or 2")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
+from workloads.datasets import lists
 from workloads.datasets.manifest import Clip
 from workloads.mistakes import Mistake
 
@@ -23,7 +24,7 @@ def entries(annotations: Path, fold: int, field: str) -> list[Clip]:
         path = annotations / f"{split}list{fold:02d}.txt"
         if not path.is_file():
             raise Mistake(f"{field}: no {path.name} there", "give the folder ucfTrainTestlist")
-        for line in path.read_text().splitlines():
+        for line in lists.read(path, field).splitlines():
             if line.strip():
                 clips.append(_clip(PurePosixPath(line.split()[0]), split, path, field))
     return clips

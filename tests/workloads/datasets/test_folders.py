@@ -47,6 +47,47 @@ def test_linked_class_folders_are_followed_and_dangling_links_are_not(
     assert [clip.path for clip in folders.rows(root, "--data x")] == ["jump/b.mp4", "run/a.mp4"]
 
 
+def test_folders_that_link_to_each_other_are_entered_once(make_files: MakeFiles) -> None:
+    names = [f"d{number}" for number in range(8)]
+    root = make_files(*(f"{name}/v.mp4" for name in names))
+    for name in names:
+        for other in names:
+            (root / name / f"to-{other}").symlink_to(f"../{other}")
+    found = folders.walk(root)
+    assert [str(video) for video in found.videos] == [f"{name}/v.mp4" for name in names]
+    assert len(found.closed) == 64
+    assert dict(found.closed)["d1/to-d0"] == "reached already, as d0"
+    assert dict(found.closed)["d1/to-d1"] == "a link to a folder above it"
+
+
+def test_folders_come_before_links_and_links_by_name(make_files: MakeFiles) -> None:
+    root, pool = make_files("z/v.mp4"), make_files("run/a.mp4", "jump/b.mp4", root="pool")
+    (root / "a").symlink_to("z")
+    (root / "c").symlink_to(pool / "run")
+    (root / "z" / "pool").symlink_to(pool)
+    (pool / "jump" / "more").symlink_to(make_files("c.mp4", root="more"))
+    (root / "z" / "more").symlink_to(root.parent / "more")
+    found = folders.walk(root)
+    assert [*map(str, found.videos)] == ["c/a.mp4", "z/more/c.mp4", "z/pool/jump/b.mp4", "z/v.mp4"]
+    assert sorted(found.closed) == [
+        ("a", "reached already, as z"),
+        ("z/pool/jump/more", "reached already, as z/more"),
+        ("z/pool/run", "reached already, as c"),
+    ]
+
+
+def test_a_folder_that_is_shut_is_not_entered_by_any_link(make_files: MakeFiles) -> None:
+    root, out = make_files("run/a.mp4"), make_files("out/videos/run/a.mp4", root="near") / "out"
+    (root / "run" / "above").symlink_to(out.parent)
+    (root / "run" / "below").symlink_to(out / "videos" / "run")
+    (root / "run" / "there").symlink_to(out)
+    found = folders.walk(root, out)
+    assert [*map(str, found.videos)] == ["run/a.mp4"]
+    assert sorted(found.closed) == [
+        (f"run/{name}", "what is made here lies there") for name in ("above/out", "below", "there")
+    ]
+
+
 def test_a_class_may_be_called_train(make_files: MakeFiles) -> None:
     root = make_files("bus/a.mp4", "train/b.mp4", "train/steam/c.mp4")
     assert [clip.label for clip in folders.rows(root, "--data x")] == ["bus", "train", "train"]
