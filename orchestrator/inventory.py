@@ -45,6 +45,8 @@ class Inventory:
     """Of the quarantine list."""
     twins: int
     """How many of those are not bad: they only show the same as one on another side."""
+    ways: int = 0
+    """How many of those are no videos: they only lead to what is known."""
 
     @property
     def csv(self) -> Path:
@@ -63,8 +65,8 @@ class Inventory:
     @property
     def share_bad(self) -> float:
         """The share of what was found that cannot be used."""
-        total = len(self.rows) + len(self.bad)
-        return (len(self.bad) - self.twins) / total if total else 0.0
+        total = len(self.rows) + len(self.bad) - self.ways
+        return (len(self.bad) - self.twins - self.ways) / total if total else 0.0
 
 
 def take(out: Path, found: Listing, verdicts: Mapping[str, Verdict]) -> Inventory:
@@ -78,9 +80,13 @@ def take(out: Path, found: Listing, verdicts: Mapping[str, Verdict]) -> Inventor
         {"path": safe(path), **_given(clips[path]), "reason": safe(reason)}
         for path, reason in {**reasons, **settled.leaving}.items()
     ]
-    bad += [{"path": path, "reason": reason} for path, reason in found.closed]
+    bad += [{"path": path, "reason": reason} for path, reason in (*found.closed, *found.twice)]
     return Inventory(
-        out, rows=sorted(rows, key=_path), bad=sorted(bad, key=_path), twins=len(settled.leaving)
+        out,
+        rows=sorted(rows, key=_path),
+        bad=sorted(bad, key=_path),
+        twins=len(settled.leaving),
+        ways=len(found.twice),
     )
 
 

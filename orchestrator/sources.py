@@ -42,6 +42,8 @@ class Listing:
     sources: tuple[Source, ...]
     closed: tuple[tuple[str, str], ...] = ()
     """Folders that were not entered and videos that cannot be placed, with the reason."""
+    twice: tuple[tuple[str, str], ...] = ()
+    """Ways to what is known by another one, with the reason."""
     others: Counter[str] | None = None
     """How many files do not end like a video, by ending."""
     doubt: str = ""
@@ -87,7 +89,7 @@ def listing(src: Path, lists: Lists | None = None, shut: Path | None = None) -> 
 def _below(src: Path, lists: Lists | None, shut: Path | None, field: str) -> Listing:
     """List a folder."""
     found = folders.walk(src, shut)
-    closed = dict(found.closed)
+    closed, twice = dict(found.closed), dict(found.twice)
     missing, unlisted = 0, []
     if lists is None:
         clips = _of_folder(found.videos, field)
@@ -96,14 +98,20 @@ def _below(src: Path, lists: Lists | None, shut: Path | None, field: str) -> Lis
         known = published.load(lists.kind, lists.path, lists.fold, found.videos, place)
         clips, missing, unlisted = known.clips, known.missing, known.unlisted
         closed |= known.refused
+        twice |= known.twice
     return Listing(
         _named(src, clips),
-        closed=tuple((safe(path), safe(reason)) for path, reason in sorted(closed.items())),
+        closed=_rows(closed),
+        twice=_rows(twice),
         others=Counter(safe(other.suffix.lower() or other.name) for other in found.others),
         doubt=_doubt(clips, field),
         missing=missing,
         unlisted=tuple(map(safe, unlisted)),
     )
+
+
+def _rows(reasons: dict[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple((safe(path), safe(reason)) for path, reason in sorted(reasons.items()))
 
 
 def safe(name: str) -> str:

@@ -269,6 +269,15 @@ def test_places_that_cannot_hold_a_data_set_are_refused(
     assert complaint in capsys.readouterr().err
 
 
+def test_ways_to_what_is_known_are_listed_and_are_not_bad(tmp_path: Path) -> None:
+    verdict = Verdict(action="accepted", path="a.mp4", decoder="decord", pictures="x")
+    source = Source(file="/a", clip=Clip("a.mp4", "a"), link="a", copy="a", size=1, mtime_ns=1)
+    closed, twice = (("b", "permission denied"),), (("c", "reached already, as b"),)
+    made = inventory.take(tmp_path, Listing((source,), closed, twice), {"a.mp4": verdict})
+    assert [row["path"] for row in made.bad] == ["b", "c"]
+    assert made.share_bad == 1 / 2
+
+
 @pytest.mark.parametrize(
     ("src", "out", "complaint"),
     [

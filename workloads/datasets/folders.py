@@ -61,6 +61,8 @@ class Found:
     """Files that do not end like a video."""
     closed: list[tuple[str, str]] = field(default_factory=list)
     """Folders that were not entered, with the reason."""
+    twice: list[tuple[str, str]] = field(default_factory=list)
+    """Further ways to folders that are known, with the reason not to take them."""
 
 
 def walk(root: Path, shut: Path | None = None) -> Found:
@@ -111,7 +113,7 @@ class _Walker:
         else:
             is_above = before == "." or name.startswith(f"{before}/")
             reason = "a link to a folder above it" if is_above else f"reached already, as {before}"
-        self.found.closed.append((name, reason))
+        self.found.twice.append((name, reason))
         return False
 
     def _list(self, file: PurePosixPath) -> None:

@@ -31,6 +31,8 @@ class Found:
     """How many rows of the lists have no file."""
     refused: dict[str, str]
     """Path of a file that rows name but that cannot be used -> why."""
+    twice: dict[str, str]
+    """Path of a file beside one of the same name that is used -> why."""
     unlisted: list[str]
     """Paths of files that no row names, sorted."""
 
@@ -83,7 +85,9 @@ def _settled(
     claims: Mapping[str, Sequence[Clip]], named: Iterable[Sequence[PurePosixPath]], total: int
 ) -> Found:
     """Give each file to one row at most; rows that say the same of it are one."""
-    clips, refused, unlisted = [], {}, []
+    clips, unlisted = [], []
+    refused: dict[str, str] = {}
+    twice: dict[str, str] = {}
     for path, rows in claims.items():
         said = sorted({f"{row.label} in {row.split}" for row in rows})
         if len(said) == 1:
@@ -96,9 +100,9 @@ def _settled(
         if used is None:
             unlisted += spare
         else:
-            refused |= dict.fromkeys(spare, f"named like another video: {used}")
+            twice |= dict.fromkeys(spare, f"named like another video: {used}")
     missing = total - sum(map(len, claims.values()))
-    return Found(_grouped(clips), missing, refused, sorted(unlisted))
+    return Found(_grouped(clips), missing, refused, twice, sorted(unlisted))
 
 
 def _grouped(clips: Sequence[Clip]) -> list[Clip]:

@@ -55,9 +55,9 @@ def test_folders_that_link_to_each_other_are_entered_once(make_files: MakeFiles)
             (root / name / f"to-{other}").symlink_to(f"../{other}")
     found = folders.walk(root)
     assert [str(video) for video in found.videos] == [f"{name}/v.mp4" for name in names]
-    assert len(found.closed) == 64
-    assert dict(found.closed)["d1/to-d0"] == "reached already, as d0"
-    assert dict(found.closed)["d1/to-d1"] == "a link to a folder above it"
+    assert len(found.twice) == 64
+    assert dict(found.twice)["d1/to-d0"] == "reached already, as d0"
+    assert dict(found.twice)["d1/to-d1"] == "a link to a folder above it"
 
 
 def test_folders_come_before_links_and_links_by_name(make_files: MakeFiles) -> None:
@@ -69,7 +69,7 @@ def test_folders_come_before_links_and_links_by_name(make_files: MakeFiles) -> N
     (root / "z" / "more").symlink_to(root.parent / "more")
     found = folders.walk(root)
     assert [*map(str, found.videos)] == ["c/a.mp4", "z/more/c.mp4", "z/pool/jump/b.mp4", "z/v.mp4"]
-    assert sorted(found.closed) == [
+    assert sorted(found.twice) == [
         ("a", "reached already, as z"),
         ("z/pool/jump/more", "reached already, as z/more"),
         ("z/pool/run", "reached already, as c"),
@@ -83,7 +83,7 @@ def test_a_folder_that_is_shut_is_not_entered_by_any_link(make_files: MakeFiles)
     (root / "run" / "there").symlink_to(out)
     found = folders.walk(root, out)
     assert [*map(str, found.videos)] == ["run/a.mp4"]
-    assert sorted(found.closed) == [
+    assert sorted(found.twice) == [
         (f"run/{name}", "what is made here lies there") for name in ("above/out", "below", "there")
     ]
 

@@ -102,10 +102,8 @@ def test_a_file_is_given_to_one_row_and_what_no_row_names_is_counted(tmp_path: P
     written(tmp_path, all__csv=KINETICS + "\n".join(rows))
     found = loaded("kinetics", tmp_path, "x.mp4", "y.mp4", "u/z.mp4", "d/z.webm", "other.mp4")
     assert found.clips == [Clip("y.mp4", "c", "train", "y"), Clip("d/z.webm", "d", "train", "z")]
-    assert found.refused == {
-        "x.mp4": "named by rows that disagree: a in train, b in val",
-        "u/z.mp4": "named like another video: d/z.webm",
-    }
+    assert found.refused == {"x.mp4": "named by rows that disagree: a in train, b in val"}
+    assert found.twice == {"u/z.mp4": "named like another video: d/z.webm"}
     assert (found.missing, found.unlisted) == (0, ["other.mp4"])
     trimmed = loaded("kinetics", tmp_path, "x_000001_000002.mp4", "x_000005_000006.mp4")
     assert [(clip.label, clip.split) for clip in trimmed.clips] == [("a", "train"), ("b", "val")]
@@ -117,7 +115,7 @@ def test_a_list_that_names_a_file_twice_gives_one_clip(tmp_path: Path) -> None:
     written(tmp_path, trainlist01__txt=names, testlist01__txt="B/v_B_g01_c01.avi\n")
     found = loaded("ucf101", tmp_path, "p/v_A_g01_c01.avi", "q/v_A_g01_c01.mp4")
     assert found.clips == [Clip("p/v_A_g01_c01.avi", "A", "train", "v_A_g01")]
-    assert list(found.refused) == ["q/v_A_g01_c01.mp4"]
+    assert list(found.twice) == ["q/v_A_g01_c01.mp4"]
     assert found.missing == 1
 
 
