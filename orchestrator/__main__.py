@@ -23,6 +23,7 @@ from orchestrator import failures, interrupts
 from orchestrator.arguments import add_advise, add_ingest
 from orchestrator.arguments import count as _count
 from orchestrator.arguments import path as _path
+from orchestrator.arguments import place as _place
 from orchestrator.arguments import size as _size
 from orchestrator.environment import prepare
 from workloads.mistakes import Mistake
@@ -85,8 +86,8 @@ def _add_study(verb: argparse.ArgumentParser) -> None:
 
 
 def _add_selection(verb: argparse.ArgumentParser, trials: bool = True) -> None:
-    verb.add_argument("--data", type=_path, metavar="PATH", help="class folders, or a CSV")
-    verb.add_argument("--model", type=_path, metavar="DIR", help="a checkpoint to start from")
+    verb.add_argument("--data", type=_place, metavar="PATH", help="class folders, or a CSV")
+    verb.add_argument("--model", type=_place, metavar="DIR", help="a checkpoint to start from")
     if trials:
         verb.add_argument("--trials", type=_count, metavar="N", help="in all, dense included")
     verb.add_argument("--workers", type=_count, default=1, metavar="N", help="stages at once")
@@ -98,7 +99,7 @@ def _add_selection(verb: argparse.ArgumentParser, trials: bool = True) -> None:
 
 def _add_store(verb: argparse.ArgumentParser, note: str = "default: ./paretoken-store") -> None:
     store = Path("paretoken-store")
-    verb.add_argument("--store", type=_path, default=store, metavar="DIR", help=note)
+    verb.add_argument("--store", type=_place, default=store, metavar="DIR", help=note)
     verb.add_argument("--tracking-uri", metavar="URI", help="MLflow (default: in the store)")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from pathlib import Path
 
 SRC = "class folders, a folder of videos, or a CSV"
@@ -11,8 +12,8 @@ SRC = "class folders, a folder of videos, or a CSV"
 
 def add_ingest(verb: argparse.ArgumentParser) -> None:
     """Add what `paretoken ingest` takes."""
-    verb.add_argument("src", type=path, metavar="SRC", help=SRC)
-    verb.add_argument("--out", required=True, type=path, metavar="DIR", help="a folder for it")
+    verb.add_argument("src", type=place, metavar="SRC", help=SRC)
+    verb.add_argument("--out", required=True, type=place, metavar="DIR", help="a folder for it")
     given = "labels and splits from ucf101:, hmdb51:, ssv2: or kinetics: and their folder"
     verb.add_argument("--annotations", type=lists, metavar="KIND:PATH", help=given)
     verb.add_argument("--fold", type=count, default=1, metavar="N", help="of official splits")
@@ -35,10 +36,10 @@ def add_ingest(verb: argparse.ArgumentParser) -> None:
 
 def add_advise(verb: argparse.ArgumentParser) -> None:
     """Add what `paretoken advise` takes."""
-    verb.add_argument("src", type=path, metavar="SRC", help=SRC)
+    verb.add_argument("src", type=place, metavar="SRC", help=SRC)
     verb.add_argument("--seconds", type=count, default=60, metavar="S", help="at most, about")
     page = Path("paretoken-store", "advice")
-    verb.add_argument("--out", type=path, default=page, metavar="DIR", help="for the figure")
+    verb.add_argument("--out", type=place, default=page, metavar="DIR", help="for the figure")
 
 
 def path(text: str) -> Path:
@@ -46,6 +47,17 @@ def path(text: str) -> Path:
     if not text.strip():  # a variable of the shell that is not set; it would mean this folder
         raise argparse.ArgumentTypeError(f"{text!r} is no path")
     return Path(text)
+
+
+def place(text: str) -> Path:
+    """Return a path that processes of Ray are told of: it takes UTF-8 alone."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(text).decode(errors="backslashreplace")
+        what = f"'{shown}' is not UTF-8: rename it, or name a link to it"
+        raise argparse.ArgumentTypeError(what) from None
+    return path(text)
 
 
 def count(text: str) -> int:
@@ -57,10 +69,10 @@ def count(text: str) -> int:
 
 def lists(text: str) -> tuple[str, Path]:
     """Return the kind of a published data set and where its lists are."""
-    kind, _, place = text.partition(":")
-    if not kind or not place:
+    kind, _, folder = text.partition(":")
+    if not kind or not folder:
         raise argparse.ArgumentTypeError(f"{text!r} must be KIND:PATH, such as ucf101:lists")
-    return kind, path(place)
+    return kind, place(folder)
 
 
 def seconds(text: str) -> int:

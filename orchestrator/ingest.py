@@ -74,7 +74,6 @@ def ingest(options: Options, display: Display) -> tuple[Inventory, Listing]:
         Mistake: something the user can put right.
         Stopped: the disk takes no more.
     """
-    _check_names(options)
     _check_places(options)
     found = listing(options.src, options.lists, options.out)
     if not found.sources and not found.closed:
@@ -150,21 +149,6 @@ def _whys(reasons: Iterable[str]) -> str:
     """Count reasons by how they begin, the most frequent first."""
     begun = Counter(re.split(r"[:;,]| \d", reason)[0] for reason in reasons)
     return ", ".join(f"{n} {why}" for why, n in begun.most_common(4))
-
-
-def _check_names(options: Options) -> None:
-    """Refuse what Ray cannot take: it keeps the command line, as UTF-8."""
-    places = {"SRC": options.src, "--out": options.out}
-    if options.lists:
-        places["--annotations"] = options.lists.path
-    for name, path in places.items():
-        try:
-            str(path).encode()
-        except UnicodeEncodeError as error:
-            what = f"{name} {safe(str(path))}: the name is not UTF-8"
-            raise Mistake(
-                what, "rename it, or name a link to it; what lies in it may stay"
-            ) from error
 
 
 def _check_places(options: Options) -> None:

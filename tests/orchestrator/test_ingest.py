@@ -249,7 +249,7 @@ def test_what_is_said_is_utf8_whatever_the_names_are(tmp_path: Path) -> None:
         ("l" * 300, "file name too long"),
         ("new/" + "l" * 300, "file name too long"),
         ("file/new", "not a directory"),
-        (os.fsdecode(b"out \xff"), "out %FF: the name is not UTF-8"),
+        (os.fsdecode(b"out \xff"), "out \\xff' is not UTF-8: rename it, or name a link"),
         ("[]", "its ingest.json is not one that paretoken wrote"),
         ("{", "its ingest.json is not one that paretoken wrote"),
         ("{}", "its ingest.json is not one that paretoken wrote"),

@@ -256,6 +256,11 @@ def test_a_path_of_nothing_is_refused(say: Say, flag: str, path: str) -> None:
     refused(say("run", "demo", flag, path), flag, "is no path")
 
 
+@pytest.mark.parametrize("flag", ["--data", "--store", "--model"])
+def test_a_path_that_ray_cannot_be_told_of_is_refused(say: Say, flag: str) -> None:
+    refused(say("run", "demo", flag, os.fsdecode(b"x\xff")), flag, "'x\\xff' is not UTF-8")
+
+
 def test_a_full_disk_is_told_wherever_it_stands_behind_an_error() -> None:
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/s/stages")
     told = 2, "error: /s/stages: No space left on device\n  free space, or choose another --store"
