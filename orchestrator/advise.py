@@ -137,13 +137,14 @@ def answer(advice: Advice) -> dict[str, Any]:  # Any: JSON
                 for size in SIZES
             },
         }
-    facts = {"videos": advice.total, "surveyed": len(advice.by_class[ALL])}
-    return {**facts, "unreadable": advice.unreadable, "seconds": advice.seconds, "classes": classes}
+    facts: dict[str, Any] = {"videos": advice.total, "surveyed": len(advice.by_class[ALL])}
+    facts |= {"unreadable": advice.unreadable, "seconds": advice.seconds}
+    return {**facts, "all": classes.pop(ALL), "classes": classes}
 
 
 def told(made: dict[str, Any]) -> list[str]:  # Any: what `answer` returns
     """Say what may be saved, in tables and in words."""
-    clip, classes = surveys.CLIP, _largest(made["classes"])
+    clip, classes = surveys.CLIP, _largest(made)
     sample = f"{made['surveyed']} of {made['videos']} videos, {duration(made['seconds'])}"
     lines = [
         f"what can be saved on these videos ({sample}); percent, mean and its 95 % interval",
@@ -174,11 +175,12 @@ def told(made: dict[str, Any]) -> list[str]:  # Any: what `answer` returns
     return lines
 
 
-def _largest(classes: dict[str, Any]) -> dict[str, Any]:
+def _largest(made: dict[str, Any]) -> dict[str, Any]:
     """Return the classes that fit a table, those of most videos, and all together last."""
-    names = sorted(classes.keys() - {ALL}, key=lambda label: (-classes[label]["videos"], label))
+    classes = made["classes"]
+    names = sorted(classes, key=lambda label: (-classes[label]["videos"], label))
     shown = sorted(names[:MOST_CLASSES]) if len(names) > 1 else []
-    return {label: classes[label] for label in (*shown, ALL)}
+    return {**{label: classes[label] for label in shown}, ALL: made["all"]}
 
 
 def _table(
@@ -227,7 +229,7 @@ def _figure(made: dict[str, Any]) -> bytes:
 
     figure = Figure(figsize=(7.0, 4.5), dpi=200, layout="constrained")
     panel = figure.add_subplot()
-    classes = _largest(made["classes"])
+    classes = _largest(made)
     shown = [*list(classes)[:-1][:MOST_LINES], ALL]
     for number, label in enumerate(shown):
         shares = [classes[label]["rlt"][str(tau)] for tau in TAUS]
