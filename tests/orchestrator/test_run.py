@@ -126,6 +126,7 @@ def test_ranks_that_do_not_divide_the_batch_are_refused_before_anything_starts(
     assert not (tmp_path / "store").exists()
 
 
+@pytest.mark.slow
 def test_mlflow_that_is_down_costs_the_study_nothing_and_is_made_up_for(
     undisturbed: Run, tmp_path: Path
 ) -> None:
@@ -144,7 +145,8 @@ def test_mlflow_that_is_down_costs_the_study_nothing_and_is_made_up_for(
     assert sorted(mirrored(repaired.answer)) == list(range(7))
 
 
-@pytest.mark.parametrize("several", [pytest.param("--workers", marks=pytest.mark.slow), "--ranks"])
+@pytest.mark.slow
+@pytest.mark.parametrize("several", ["--workers", "--ranks"])
 def test_two_groups_or_two_ranks_share_two_cores_without_a_hang(
     several: str, tmp_path: Path
 ) -> None:
