@@ -174,14 +174,15 @@ def _completed(
     known = {one.key: one for one in before if one.is_known}
     entries = [_as_known(one, known.get(one.key)) for one in wanted]
     todo = _todo(entries, room)
-    decoded = 0
-    if todo:
-        done, decoded = _decode(todo, manifest.root, short_side, progress, room)
-        entries = [done.get(one.clip, one) for one in entries]
-    if entries != before or cache.videos(folder) != manifest.root:
+    done, decoded = _decode(todo, manifest.root, short_side, progress, room) if todo else ({}, 0)
+    found = [done.get(one.clip, one) for one in entries]
+    # Another run may open the view: what was known before a passing fault stays known there.
+    pairs = zip(entries, found, strict=True)
+    kept = [old if new.passing and old.is_known else new for old, new in pairs]
+    if kept != before or cache.videos(folder) != manifest.root:
         classes = manifest.classes
-        cache.publish(folder, entries, classes, manifest.root, short_side, room.frames)
-    return entries, decoded
+        cache.publish(folder, kept, classes, manifest.root, short_side, room.frames)
+    return found, decoded
 
 
 def _as_known(entry: Entry, known: Entry | None) -> Entry:

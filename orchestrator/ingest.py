@@ -217,7 +217,13 @@ def _examined(options: Options, found: Listing, display: Display) -> dict[str, V
     journal.wait(kept)
     jobs = {source.clip.path: _job(options, source) for source in found.sources}
     keys = {source.clip.path: key_for(options, source) for source in found.sources}
-    known = {key: verdict for key, verdict in journal.read(kept) if _holds(options.out, verdict)}
+    jobs = {path: _told_apart(job, keys[path]) for path, job in jobs.items()}
+    files = {keys[path]: job.source for path, job in jobs.items()}
+    known = {
+        key: verdict
+        for key, verdict in journal.read(kept)
+        if key in files and _holds(options.out, verdict, files[key])
+    }
     todo = {keys[path]: job for path, job in jobs.items() if keys[path] not in known}
     done, total = len(jobs) - len(todo), len(jobs)
     if done:
@@ -259,7 +265,17 @@ def key_for(options: Options, source: Source) -> str:
     return key_of([moved, source.size, source.mtime_ns, *revisions, readers.versions()])
 
 
-def _holds(out: Path, verdict: Verdict) -> bool:
+def _told_apart(job: Job, key: str) -> Job:
+    """Give a rewritten video a name that no other verdict has: what lies there is what it says."""
+    stem, suffix = os.path.splitext(job.copy)
+    return replace(job, copy=f"{stem}.{key[:8]}{suffix}")
+
+
+def _holds(out: Path, verdict: Verdict, source: str) -> bool:
     """Say whether a verdict still holds: nothing passing, and what it made is there."""
-    is_there = not verdict.path or any(map(os.path.lexists, inventory.places(out, verdict.path)))
-    return is_there and not verdict.passing
+    if not verdict.path or verdict.passing:
+        return not verdict.passing
+    there = [place for place in inventory.places(out, verdict.path) if os.path.lexists(place)]
+    if verdict.action == "accepted":
+        return any(place.is_symlink() and os.readlink(place) == source for place in there)
+    return bool(there)

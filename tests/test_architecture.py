@@ -16,7 +16,7 @@ PACKAGES = ("workloads", "search_spaces", "orchestrator")
 # for what is not named itself: a new reducer, model, data set or study needs no line here.
 LAYERS = (
     # torch and pixels
-    "workloads workloads.reducers workloads.mistakes",
+    "workloads workloads.reducers workloads.mistakes workloads.containers",
     "workloads.knobs workloads.readers",
     "workloads.tokens workloads.frames workloads.metrics workloads.stage "
     "workloads.datasets.manifest workloads.datasets.shapes workloads.datasets.lists "

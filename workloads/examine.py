@@ -28,7 +28,7 @@ from workloads.normalise import Target
 from workloads.probe import MOST_PIXELS, Beat, Film, probe
 from workloads.readers import UnreadableVideo
 
-REVISION = 2  # raised when the same video may get another verdict
+REVISION = 3  # raised when the same video may get another verdict
 
 ACTIONS = ("accepted", "normalised", "quarantined")
 Action = Literal["accepted", "normalised", "quarantined"]

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -29,14 +28,11 @@ from workloads.readers import UnreadableVideo
 Beat = Callable[[], None]
 
 MOST_PIXELS = 4096 * 4096  # of a frame
-# Opened as a video, these would read other files, of whoever wrote the list.
-PLAYLISTS = frozenset({"concat", "hls", "dash", "imf", "webm_dash_manifest"})
 USUAL_FPS = 25.0  # where time stamps and header say nothing
 MOST_FPS = 1000.0
 SAME_RATE = 0.02  # time stamps are rounded: so near, the header's rate is the rate
 USUAL_STEP = (0.5, 1.5)  # of the median interval between frames
 MOST_ODD = 0.05  # share of other intervals: beyond, the rate varies
-MOST_MISSING, MOST_MISSING_S = 0.05, 1.0  # of the stated length, and seconds
 HASH_BYTES = 12
 
 
@@ -91,7 +87,7 @@ def probe(
             seen.hashes.append(hash_of(frame_HWC))
             seen.sizes.append((frame_HWC.shape[1], frame_HWC.shape[0]))
             beat()
-        _check_end(path, seen)
+        readers.check_end(path)
     except UnreadableVideo as error:
         if not salvage or not seen.hashes:
             raise
@@ -127,7 +123,6 @@ class Seen:
     times: list[float | None] = field(default_factory=list)
     stated_fps: float = 0.0
     is_transport_stream: bool = False
-    stated_s: float = 0.0
     hidden: int = 0
     flagged: int = 0
     leading: int = 0
@@ -162,6 +157,8 @@ class Seen:
             yield f"cut after {len(self.hashes)} frames: {self.broken}"
         if self.is_transport_stream:
             yield "transport stream"
+        elif any(step <= 0 for step in self._steps()):  # decord's seeks go by them
+            yield "time stamps repeat"
         if self.leading:
             yield "open GOP"
         if self.hidden:
@@ -211,51 +208,25 @@ def pictures(path: Path, most_pixels: int, seen: Seen | None = None) -> Iterator
     readers.check(path)
     seen = Seen() if seen is None else seen
     try:
-        with av.open(str(path), metadata_errors="ignore") as container:
-            yield from _pictures(path, container, most_pixels, seen)
+        with readers.opened(path) as (container, stream):
+            yield from _pictures(path, container, stream, most_pixels, seen)
     except av.FFmpegError as error:
         raise readers.undecodable(path, error) from error
 
 
-def _pictures(path: Path, container: Any, most_pixels: int, seen: Seen) -> Iterator[np.ndarray]:
-    formats = set(container.format.name.split(","))
-    if formats & PLAYLISTS:
-        raise UnreadableVideo(path, f"a list of other files ({container.format.name}), no video")
-    stream = readers.main_stream(path, container)
+def _pictures(
+    path: Path, container: Any, stream: Any, most_pixels: int, seen: Seen
+) -> Iterator[np.ndarray]:  # Any: of PyAV
     _check_pixels(path, stream.width, stream.height, most_pixels)
     stream.codec_context.options = {"max_pixels": str(most_pixels)}
-    seen.is_transport_stream = "mpegts" in formats
+    seen.is_transport_stream = "mpegts" in container.format.name
     seen.stated_fps = float(stream.guessed_rate or 0)
-    seen.stated_s = _stated_seconds(container, stream) if "matroska" in formats else 0.0
-    for packet in container.demux(stream):
-        if packet.size:  # the last one is empty: it drains the codec
-            seen.packet(packet)
-        for frame in packet.decode():
-            number = len(seen.times)
-            _check_pixels(path, frame.width, frame.height, most_pixels)
-            if frame.is_corrupt:
-                raise UnreadableVideo(path, f"frame {number} is corrupt")
-            seen.times.append(frame.time)
-            if frame.key_frame:
-                seen.keys.append(number)
-            yield readers.upright(frame)
-
-
-def _stated_seconds(container: Any, stream: Any) -> float:  # Any: of PyAV
-    """Return how long a video should be; 0 is not stated, or maybe the length of its sound."""
-    hours, minutes, seconds = (stream.metadata.get("DURATION", "") + "::").split(":")[:3]
-    with suppress(ValueError):
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-    return (container.duration or 0) / 1e6 if len(container.streams) == 1 else 0.0
-
-
-def _check_end(path: Path, seen: Seen) -> None:
-    """Refuse a video whose end is missing: of these containers the demuxer does not say so."""
-    last = max((time for time in seen.times if time is not None), default=0.0)
-    missing_s = seen.stated_s - last - 1 / seen.fps()
-    if seen.hashes and missing_s > max(MOST_MISSING * seen.stated_s, MOST_MISSING_S):
-        shown = f"after {len(seen.hashes)} frames, at {last:.1f} of {seen.stated_s:.1f} s"
-        raise UnreadableVideo(path, f"breaks off {shown}")
+    for frame in readers.decoded(path, container, stream, seen.packet):
+        _check_pixels(path, frame.width, frame.height, most_pixels)
+        if frame.key_frame:
+            seen.keys.append(len(seen.times))
+        seen.times.append(frame.time)
+        yield readers.upright(frame)
 
 
 def _check_pixels(path: Path, width: int, height: int, most_pixels: int) -> None:

@@ -13,8 +13,9 @@ is never read. NOTE: damaged bytes can pass for a picture; PyAV flags most of th
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -24,17 +25,14 @@ from typing import Any, Literal
 
 import numpy as np
 
+from workloads import containers
+
 Decoder = Literal["auto", "decord", "pyav"]
 Frames = Iterator[Callable[[], np.ndarray]]  # a frame becomes an array only when it is called
 Shrink = Callable[[np.ndarray], np.ndarray]  # of one frame, uint8 H W C
 MODULES: dict[Decoder, str] = {"decord": "decord", "pyav": "av"}  # the first to ask first
-# Where the sync bytes of three packets lie in a transport stream, with and without time codes.
-PACKETS = ((0, 188, 376), (4, 196, 388))
-SYNC = 0x47
-# What the machine may refuse for a while. Damaged files cause the others: EIO, ENOMEM, EINVAL.
-PASSING = frozenset(
-    {errno.EACCES, errno.EMFILE, errno.ENFILE, errno.ENOENT, errno.ESTALE, errno.ETIMEDOUT}
-)
+# What the machine may refuse for a while. Damaged files cause others: EIO, ENOMEM, EINVAL, ENOENT.
+PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ETIMEDOUT})
 FAULT_TOLERANCE = 1e-6  # share of holes that decord may fill; its 0 would mean any
 MISTAKEN_WIDTH = "decord mistakes its width"  # 16, 24, 48, 72: padding taken for pixels
 
@@ -91,6 +89,7 @@ def counted(
         frames = _frames(path, decoder, shrink)
         taken = [frame() for frame in islice(frames, limit)]
         count = len(taken) + sum(1 for _ in frames)
+        check_end(path)
     except failures(decoder) as error:
         raise undecodable(path, error) from error
     if not taken:
@@ -128,7 +127,7 @@ def sought(path: Path, indices: Sequence[int]) -> Iterator[np.ndarray]:
     import decord
 
     try:
-        reader = decord.VideoReader(str(path), num_threads=1, fault_tol=FAULT_TOLERANCE)
+        reader = decord.VideoReader(os.path.abspath(path), num_threads=1, fault_tol=FAULT_TOLERANCE)
         for index in indices:
             yield reader[index].asnumpy()
     except failures("decord") as error:
@@ -143,21 +142,8 @@ def versions() -> dict[Decoder, str]:
 
 
 def _trusted(path: Path) -> list[Decoder]:
-    wrong = "decord" if is_transport_stream(path) else None
+    wrong = "decord" if containers.is_transport_stream(path) else None
     return [name for name in versions() if name != wrong] or ["pyav"]
-
-
-def is_transport_stream(path: Path) -> bool:
-    """Say whether a file is an MPEG transport stream, whatever its name.
-
-    In those decord loses the first GOP and shifts the others into its place.
-    """
-    with path.open("rb") as file:
-        head = file.read(512)
-    return any(
-        len(head) > places[-1] and all(head[place] == SYNC for place in places)
-        for places in PACKETS
-    )
 
 
 def _read(
@@ -198,7 +184,7 @@ def _decord_frames(path: Path) -> Frames:
     import decord
 
     # Frame by frame: batches are no faster in order, and fail at the widths refused here.
-    reader = decord.VideoReader(str(path), num_threads=1, fault_tol=FAULT_TOLERANCE)
+    reader = decord.VideoReader(os.path.abspath(path), num_threads=1, fault_tol=FAULT_TOLERANCE)
     with suppress(StopIteration):
         while True:
             frame = reader.next()
@@ -208,21 +194,61 @@ def _decord_frames(path: Path) -> Frames:
 
 
 def _pyav_frames(path: Path) -> Frames:
-    import av
     from av.video.reformatter import VideoReformatter
 
     # One for all frames, on this thread: to set one up takes as long as to use it.
     reformatter = VideoReformatter()
-    with av.open(str(path), metadata_errors="ignore") as container:  # a title may be no UTF-8
-        stream = main_stream(path, container)
+    with opened(path) as (container, stream):
         size = None
-        for number, frame in enumerate(container.decode(stream)):
+        for number, frame in enumerate(decoded(path, container, stream)):
             if size not in (None, (frame.width, frame.height)):
                 raise UnreadableVideo(path, f"its resolution changes at frame {number}")
             size = frame.width, frame.height
-            if frame.is_corrupt:
-                raise UnreadableVideo(path, f"frame {number} is corrupt")
             yield partial(upright, frame, reformatter)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[Any, Any]]:  # Any: of PyAV, which may be absent
+    """Give an open container and the stream to read, or raise what PyAV does, or UnreadableVideo.
+
+    The path is made absolute, as "12:30.mp4" would be a protocol; a title may be no UTF-8.
+    """
+    import av
+
+    with av.open(os.path.abspath(path), metadata_errors="ignore") as container:
+        if set(container.format.name.split(",")) & containers.PLAYLISTS:
+            what = f"a list of other files ({container.format.name}), no video"
+            raise UnreadableVideo(path, what)
+        yield container, main_stream(path, container)
+
+
+def decoded(
+    path: Path, container: Any, stream: Any, note: Callable[[Any], None] = lambda packet: None
+) -> Iterator[Any]:  # Any: of PyAV
+    """Yield all frames in order, none of them damaged as far as PyAV knows.
+
+    Args:
+        note: hears of each packet before it is decoded.
+    """
+    is_cut_anywhere = "mpegts" in container.format.name  # begins and ends with half a packet
+    count = 0
+    for number, packet in enumerate(container.demux(stream)):
+        if packet.size:  # the last one is empty: it drains the codec
+            note(packet)
+        if packet.is_corrupt and not is_cut_anywhere:
+            raise UnreadableVideo(path, f"packet {number} is damaged")
+        for frame in packet.decode():
+            if frame.is_corrupt:
+                raise UnreadableVideo(path, f"frame {count} is corrupt")
+            count += 1
+            yield frame
+
+
+def check_end(path: Path) -> None:
+    """Raise UnreadableVideo for a file that ends before it should and decodes all the same."""
+    size, whole = path.stat().st_size, containers.whole_bytes(path)
+    if size < whole:
+        raise UnreadableVideo(path, f"breaks off: {size} of {whole} bytes are there")
 
 
 def main_stream(path: Path, container: Any) -> Any:  # Any: of PyAV, which may be absent
@@ -254,7 +280,7 @@ def upright(frame: Any, reformatter: Any = None) -> np.ndarray:  # Any: of PyAV,
 def undecodable(path: Path, error: Exception) -> UnreadableVideo:
     """Return what a decoder says of a video, on one line."""
     first_line = (getattr(error, "strerror", None) or str(error)).partition("\n")[0]
-    passing = getattr(error, "errno", None) in PASSING
+    passing = getattr(error, "errno", None) in PASSING or not os.access(path, os.R_OK)
     return UnreadableVideo(path, f"cannot be decoded: {first_line[:160]}", passing)
 
 

@@ -348,8 +348,20 @@ def test_a_large_file_may_take_longer(tmp_path: Path) -> None:
 def test_a_verdict_for_a_passing_reason_does_not_hold(done: Done, tmp_path: Path) -> None:
     """A file that was gone for a moment, a decoder that hung, a disk without permission."""
     verdict = Verdict(action="quarantined", reason="permission denied")
-    assert ingest._holds(tmp_path, verdict)
-    assert not ingest._holds(tmp_path, replace(verdict, passing=True))
+    assert ingest._holds(tmp_path, verdict, "/a")
+    assert not ingest._holds(tmp_path, replace(verdict, passing=True), "/a")
+
+
+def test_a_verdict_holds_for_the_file_that_lies_there(tmp_path: Path) -> None:
+    linked = Verdict(action="accepted", path="a.mp4")
+    assert not ingest._holds(tmp_path, linked, "/a")
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "a.mp4").symlink_to("/a")
+    assert ingest._holds(tmp_path, linked, "/a")
+    assert not ingest._holds(tmp_path, linked, "/b")
+    job = Job(source="/a", folder="", link="a.mp4", copy="a.mp4")
+    names = {ingest._told_apart(job, key).copy for key in ("1" * 64, "2" * 64)}
+    assert names == {"a.11111111.mp4", "a.22222222.mp4"}
 
 
 def test_what_the_disk_refuses_is_no_verdict_and_may_be_gone_on_from(

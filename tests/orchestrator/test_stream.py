@@ -129,6 +129,14 @@ def test_a_video_that_cannot_be_read_now_stops_the_study_and_is_tried_again(
         fill(tmp_path, mine)
     (tmp_path / "away.mp4").rename(path)
     assert fill(tmp_path, mine).decoded == 1
+    # What was known stays known to whoever opens the view in the meantime.
+    view = data.folder_for(tmp_path, mine, SIDE)
+    before = cache.index(view)
+    lose(view, range(4, 5))
+    path.rename(tmp_path / "away.mp4")
+    with pytest.raises(data.NotNow):
+        fill(tmp_path, mine)
+    assert cache.index(view) == before
 
 
 def test_what_is_gone_or_torn_is_decoded_again_and_no_more(

@@ -113,15 +113,46 @@ def test_dangerous_files_have_their_verdicts(path: Path, tmp_path: Path) -> None
         check(verdict, path, tmp_path)
 
 
-def test_a_container_that_ends_too_soon_without_a_word_is_met(tmp_path: Path) -> None:
-    path = write(tmp_path / "cut.mkv", (barcode(n, 96, 128) for n in range(150)))
+@pytest.mark.parametrize(
+    ("name", "codec", "pixels", "share", "reason"),
+    [
+        ("cut.mkv", "libx264", "yuv420p", 0.5, r"breaks off: \d+ of \d+ bytes are there"),
+        ("cut.mkv", "libx264", "yuv420p", 0.95, r"breaks off: \d+ of \d+ bytes are there"),
+        ("cut.avi", "mjpeg", "yuvj420p", 0.5, r"packet \d+ is damaged"),
+    ],
+)
+def test_containers_that_end_too_soon_without_a_word_are_met(
+    name: str, codec: str, pixels: str, share: float, reason: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path / name, frames(60, 96, 128), codec, pixels)
     assert examined(path, tmp_path / "whole").action == ACCEPTED
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
     verdict = examined(path, tmp_path / "cut")
     assert verdict.action == QUARANTINED
-    assert re.fullmatch(r"breaks off after \d+ frames, at \d\.\d of 6\.0 s", verdict.reason)
+    assert re.fullmatch(reason, verdict.reason)
+    with pytest.raises(readers.UnreadableVideo):
+        readers.counted(path, 600)
     saved = examined(path, tmp_path / "cut", salvage=True)
-    assert (saved.action, saved.frames > 20) == (NORMALISED, True)
+    assert (saved.action, saved.frames > 10) == (NORMALISED, True)
+
+
+def test_a_last_picture_that_stays_on_is_no_missing_end(tmp_path: Path) -> None:
+    path = stamped(tmp_path / "slides.mkv", lambda n: 40 * n + 3000 * (n == 39))
+    verdict = examined(path, tmp_path / "out")
+    assert (verdict.action, verdict.frames, verdict.reason) == (ACCEPTED, 40, "")
+
+
+@pytest.mark.parametrize("salvage", [False, True])
+def test_a_list_of_other_files_is_no_video(salvage: bool, tmp_path: Path) -> None:
+    plain(tmp_path / "a.mp4")
+    path = tmp_path / "list.mp4"
+    for name in ("a.mp4", "gone.mp4"):
+        path.write_text(f"ffconcat version 1.0\nfile {name}\n")
+        verdict = examined(path, tmp_path / "out", salvage=salvage)
+        assert (verdict.action, verdict.passing) == (QUARANTINED, False)
+        with pytest.raises(readers.UnreadableVideo) as caught:
+            readers.counted(path, 600)
+        assert not caught.value.passing
 
 
 BROKEN = ("trunc50_faststart.mp4", "trunc95_faststart.mp4", "corrupt_mid_bytes.mp4")
@@ -214,6 +245,28 @@ def refreshed(path: Path) -> Path:
     return write(path, [barcode(n % 256, 64, 96) for n in range(300)], **params)
 
 
+def stamped(path: Path, time_of: Callable[[int], int]) -> Path:
+    """Forty frames at other times, milliseconds."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"bf": "0"})
+        stream.height, stream.width = 64, 96
+        made = [av.VideoFrame.from_ndarray(frame, format="rgb24") for frame in frames(40)]
+        packets = [packet for frame in (*made, None) for packet in stream.encode(frame)]
+        for number, packet in enumerate(packets):
+            packet.pts = packet.dts = time_of(number)
+            packet.time_base = Fraction(1, 1000)
+            container.mux(packet)
+    return path
+
+
+def halting(path: Path) -> Path:
+    """One frame has the time of the frame before it."""
+    made = stamped(path.with_suffix(".mkv"), lambda n: 40 * (n - (n == 17)))
+    return made.rename(path)
+
+
 def narrow(path: Path) -> Path:
     return write(path, frames(6, 48, 48))
 
@@ -246,6 +299,7 @@ MADE: dict[Callable[[Path], Path], tuple[str, str, int]] = {
     changing: (NORMALISED, "transport stream; resolution changes at frame 20: scaled to 96x64", 40),
     deep: (NORMALISED, "decord gives another frame 0", 10),
     lying: (ACCEPTED, "", 6),
+    halting: (NORMALISED, "time stamps repeat; variable rate", 40),
     refreshed: (NORMALISED, "key frames that are none", 300),
     narrow: (ACCEPTED, "", 6),
     with_cover: (ACCEPTED, "", 10),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from barcodes import barcode, numbers_of, write
 
+from workloads import readers
 from workloads.readers import UnreadableVideo, read, versions
 
 DECODERS = tuple(versions())
@@ -143,6 +144,17 @@ def turn(path: Path) -> None:
     matrix = (0, -one, 0, one, 0, 0, 0, 0, 1 << 30)
     content[start : start + 36] = b"".join(n.to_bytes(4, "big", signed=True) for n in matrix)
     path.write_bytes(content)
+
+
+def test_a_name_may_look_like_a_protocol(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    named = Path("12:30.mp4")
+    named.symlink_to(video)
+    for decoder in readers.MODULES:
+        assert len(read(named, limit=2, decoder=decoder)) == 2
+    assert readers.counted(named, 2)[1] == 90
 
 
 def test_the_largest_of_several_streams_is_read(tmp_path: Path) -> None:

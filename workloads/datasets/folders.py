@@ -31,8 +31,19 @@ def rows(root: Path, field: str, needs_labels: bool = True) -> list[Clip]:
 
     Where no labels are needed, videos that all lie in `root` itself have none.
     """
-    found = [video for video in walk(root).videos if (root / video).is_file()]
-    return labelled(found, field, needs_labels)
+    found = walk(root)
+    refused = dict(found.closed)
+    for video in found.videos:
+        if not (root / video).is_file():
+            refused[str(video)] = "no file"
+        elif str(video) != str(video).encode(errors="ignore").decode():
+            refused[str(video)] = "its name is not UTF-8"
+    if refused:  # what is found must not depend on a fault that may go away
+        name, reason = min(refused.items())
+        more = f" ({len(refused)} in all)" if len(refused) > 1 else ""
+        what = f"{field}: {name!a}: {reason}{more}"
+        raise Mistake(what, "put that right, or use `paretoken ingest`, which lists such files")
+    return labelled(found.videos, field, needs_labels)
 
 
 def labelled(videos: Sequence[PurePosixPath], field: str, needs_labels: bool = True) -> list[Clip]:

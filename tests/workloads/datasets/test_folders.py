@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,13 +39,25 @@ def test_hidden_and_other_files_are_passed_over(make_files: MakeFiles) -> None:
     assert folders.rows(root, "--data x") == [Clip("run/a.mp4", "run")]
 
 
-def test_linked_class_folders_are_followed_and_dangling_links_are_not(
+def test_linked_class_folders_are_followed_and_dangling_links_are_named(
     make_files: MakeFiles,
 ) -> None:
+    """A disk that is not mounted, for one: results must not depend on what was there that day."""
     root, elsewhere = make_files("run/a.mp4"), make_files("b.mp4", root="elsewhere")
     (root / "jump").symlink_to(elsewhere)
-    (root / "run" / "gone.mp4").symlink_to(root / "nowhere.mp4")
     assert [clip.path for clip in folders.rows(root, "--data x")] == ["jump/b.mp4", "run/a.mp4"]
+    (root / "run" / "gone.mp4").symlink_to(root / "nowhere.mp4")
+    with pytest.raises(Mistake, match=r"--data x: 'run/gone.mp4': no file\n  put that right, or"):
+        folders.rows(root, "--data x")
+
+
+def test_names_that_no_table_takes_are_a_mistake(make_files: MakeFiles) -> None:
+    root = make_files("run/a.mp4")
+    for name in (b"caf\xe9.mp4", b"th\xe9.mp4"):
+        (root / "run" / os.fsdecode(name)).touch()
+    told = r"--data x: 'run/caf\\udce9.mp4': its name is not UTF-8 \(2 in all\)"
+    with pytest.raises(Mistake, match=told):
+        folders.rows(root, "--data x")
 
 
 def test_folders_that_link_to_each_other_are_entered_once(make_files: MakeFiles) -> None:
