@@ -5,7 +5,9 @@
 
 Nothing that a header says is believed: frames are counted, the rate is taken from time stamps, and
 each picture leaves a hash that another decoder has to match. Dangers are what makes seeks or other
-decoders go wrong: transport streams, open GOPs, edit lists, changes of resolution.
+decoders go wrong: transport streams, open GOPs, edit lists, changes of resolution, key frames that
+are none, time stamps that repeat. NOTE: a transport stream or FLV file whose end is cut off does
+not tell, and is taken for whole.
 
 Legend: H W C a frame, uint8 RGB.
 """
