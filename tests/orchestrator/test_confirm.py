@@ -71,14 +71,21 @@ def kill_after(store: Path, num_stages: int) -> None:
         driver.wait(timeout=30)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(False, id="at once"),
+        pytest.param(True, id="killed once", marks=pytest.mark.slow),
+    ],
+)
 def confirmation_of(
-    undisturbed: Run, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, undisturbed: Run, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, str], Ended]:
-    """A store whose confirmation was killed, what was done then, and how the next one ended."""
+    """A confirmed store, what was done of it when it was killed, and how the last one ended."""
     store = tmp_path_factory.mktemp("confirmed") / "store"
     shutil.copytree(undisturbed[0], store, symlinks=True)
-    kill_after(store, 2)
+    if request.param:
+        kill_after(store, 2)
     before = finished(store)
     return store, before, paretoken("confirm", "tiny", "--store", store, "--json")
 

@@ -72,16 +72,22 @@ def end_when(store: Path, moment: Callable[[Path], bool], number: signal.Signals
     return Ended(driver.returncode, driver.stdout.read(), driver.stderr.read())
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param([*MOMENTS][::2], id="killed twice"),
+        pytest.param([*MOMENTS], id="killed four times", marks=pytest.mark.slow),
+    ],
+)
 def disturbed(
-    undisturbed: Run, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, undisturbed: Run, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Ended, dict[str, str]]:
-    """A store whose driver was killed at each moment, the run after that, and what was done."""
+    """A store whose driver was killed at some moments, the run after that, and what was done."""
     store = tmp_path_factory.mktemp("disturbed") / "store"
     shutil.copytree(undisturbed[0] / "data", store / "data")  # the same clips, drawn once
     before: dict[str, str] = {}
-    for moment in MOMENTS.values():
-        end_when(store, moment, signal.SIGKILL)
+    for name in request.param:
+        end_when(store, MOMENTS[name], signal.SIGKILL)
         now = finished_stages(store)
         assert before.items() <= now.items(), "a finished stage was run again"
         before = now

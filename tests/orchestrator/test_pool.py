@@ -169,6 +169,7 @@ def test_a_stage_that_fails_says_why_and_the_next_one_runs(pool: Pool, manifest:
     assert Launched(pool, training(seed=8), manifest.digest).ended()["state"] == "done"
 
 
+@pytest.mark.slow
 def test_a_stage_that_is_killed_three_times_is_given_up(pool: Pool, manifest: Manifest) -> None:
     launched = Launched(pool, training(steps=100_003), manifest.digest)
     for attempt in (1, 2, 3):

@@ -250,6 +250,7 @@ def evaluations(train: Stage) -> list[Stage]:
     return [replace(MEASURE, config=one, inputs=(("weights", train),)) for one in configs]
 
 
+@pytest.mark.slow
 def test_twelve_trials_decode_each_clip_once_and_are_the_same_without_the_cache(
     view: Path, manifest: Manifest, tmp_path: Path
 ) -> None:
