@@ -125,9 +125,11 @@ class Study:
 
     @property
     def lacks_model(self) -> bool:
-        """Whether a model from outside has still to be named."""
-        configs = [stage.config for stage in self.stages]
-        return any(isinstance(config, load.Config) and not config.digest for config in configs)
+        """Whether a model from outside has still to be named; one with classes is meant so."""
+        given = [stage.config for stage in self.stages if isinstance(stage.config, load.Config)]
+        return any(
+            one.labels == load.placeholders(len(one.labels)) for one in given if not one.digest
+        )
 
     def unlabelled(self) -> Study:
         """Return the same study for clips without labels: the dense model's stand in for them."""

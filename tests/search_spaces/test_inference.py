@@ -81,6 +81,8 @@ def test_a_study_says_whether_it_lacks_a_model() -> None:
     assert inference.study().lacks_model
     assert not inference.study(GIVEN).lacks_model
     assert not rlt_tau.study().lacks_model
+    tried_out = replace(GIVEN, digest="", labels=("a", "b"))  # random weights, for two classes
+    assert not inference.study(tried_out).lacks_model
 
 
 def test_trainings_start_from_the_checkpoint_with_its_clips() -> None:
