@@ -2,7 +2,7 @@
 
     frames/<2>/<key>.npy           uint8 T H W C frames of a video, their short side capped
     views/<key>/index.parquet      a row a clip of a manifest: what its video holds, or why not
-    views/<key>/view.json         classes, and where videos and frames lie; written last: a view
+    views/<key>/view.json          classes, and where videos and frames lie; written last: a view
                                    without it is not there
 
 A video's key stands for its content, the cap and the decoder, so manifests that name the same

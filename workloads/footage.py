@@ -109,19 +109,19 @@ def view_of(path: Path, entry: Entry) -> np.ndarray:
     return np.frombuffer(held, np.uint8, offset=HEADER).reshape(shape)
 
 
-def whole(path: Path, short_side: int = NO_CAP) -> np.ndarray | Unstored:
-    """Return the frames of a video that is in no view.
+def whole(path: Path) -> np.ndarray | Unstored:
+    """Return the frames of a video that is in no view, as large as they are.
 
     Raises:
         UnreadableVideo: it is none, or damaged.
     """
-    entry, frames_THWC = cache.decode(Entry(0, path.name, 0, ""), path.parent, short_side)
+    entry, frames_THWC = cache.decode(Entry(0, path.name, 0, ""), path.parent, NO_CAP)
     if entry.reason:
         raise readers.UnreadableVideo(path, entry.reason)
     if frames_THWC is not None:
         return frames_THWC
     stat = path.stat()
-    return Unstored(path, replace(entry, size=stat.st_size, mtime_ns=stat.st_mtime_ns), short_side)
+    return Unstored(path, replace(entry, size=stat.st_size, mtime_ns=stat.st_mtime_ns), NO_CAP)
 
 
 def _chosen(path: Path, numbers: Sequence[int], short_side: int, seeks: bool) -> np.ndarray:
